@@ -142,10 +142,10 @@ def silent_words(n:int) -> str:
     "The sentence about silent neurons that stands below every chart, empty if there is none."
     return '' if not n else f' {n:,} silent {"neuron" if n == 1 else "neurons"} (never active, counted as unknown).'
 
-# %% ../../nbs/api/views/01_summaries.ipynb #8d78c6ad
+# %% ../../nbs/api/views/01_summaries.ipynb #4698e7d3
 def histogram(
     table,                          # neuron table or `Summary`
-    bins: int = 20,                 # number of equal bins of 0..1, 1 to 200
+    bins: int = 25,                 # number of equal bins of 0..1, 1 to 200
     threshold: float = .8,          # a verdict counts as sure strictly above this
     module: str|None = None, layers=None,   # filter, see `choose`
 ) -> Histogram:

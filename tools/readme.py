@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,9 +15,9 @@ NOTE = '<!-- Written by tools/readme.py from nbs/index.ipynb: change that notebo
 
 def text(x): return ''.join(x) if isinstance(x, list) else x
 
-def links(md):
-    "Links between notebooks work on GitHub from the top level as well."
-    return re.sub(r'\]\((?!\w+:|#|/|\.\./)([^)\s]+)\)', r'](nbs/\1)', md).replace('](../', '](')
+def links(md, repo):
+    "On the site, links to other notebooks are relative and links to files of the repository are full; here both start at the top level."
+    return re.sub(r'\]\((?!\w+:|#|/)([^)\s]+)\)', r'](nbs/\1)', md).replace(f']({repo}/', '](')
 
 def source(cell):
     "The code of a cell without directives, or '' where the page hides it."
@@ -46,14 +47,14 @@ def fence(s):
     "Plain text, indented as Markdown's code block."
     return '\n'.join('    ' + line.rstrip() for line in s.strip('\n').splitlines())
 
-def convert(nb):
+def convert(nb, repo):
     "`(markdown, {picture path: bytes})` of a notebook."
     parts, pics = [], {}
     for c in nb['cells']:
         if c['cell_type'] == 'markdown':
             md = '\n'.join(line for line in text(c['source']).splitlines() if not re.match(r'^:{3,}', line))
             md = re.sub(r'^(#+ .*?) -$', r'\1', md, flags=re.M).strip()
-            parts.append(links(md))
+            parts.append(links(md, repo))
         if c['cell_type'] != 'code' or hidden(c): continue
         if source(c): parts.append(f'```python\n{source(c)}\n```')
         parts += [output(o, pics) for o in c.get('outputs', [])]
@@ -61,7 +62,10 @@ def convert(nb):
 
 def drift(root=ROOT):
     "What differs from what the notebook gives, as a list of sentences; and what it gives."
-    md, pics = convert(json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8')))
+    cfg = ConfigParser(delimiters=['='], interpolation=None)
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    repo = f"{cfg['DEFAULT']['git_url']}/blob/{cfg['DEFAULT']['branch']}"
+    md, pics = convert(json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8')), repo)
     want = {'README.md': md.encode(), **pics}
     stale = {str(p.relative_to(root)) for p in (root/'nbs/images').glob('readme-*')} - set(want)
     bad = [f'{n} differs from nbs/index.ipynb: run `make readme`' for n, b in want.items()

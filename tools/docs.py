@@ -66,13 +66,11 @@ def strip(nb):
         code = '\n'.join(line for line in src.splitlines() if not line.startswith('#|')).strip()
         if 'output:asis' in flags: cells += [markdown(o['data']['text/markdown']) for o in c['outputs'] if 'text/markdown' in o.get('data', {})]
         elif 'include:false' not in flags:
-            outs = list(static(c.get('outputs', [])))
-            if 'echo:false' in flags: code = ''
+            outs, code = list(static(c.get('outputs', []))), '' if 'echo:false' in flags else code
             if code or outs: cells.append(nbformat.v4.new_code_cell(code, outputs=outs))
     head = f"# {fm['title']}\n" + (f"\n> {fm['description']}\n" if 'description' in fm else '') if 'title' in fm else ''
-    meta = {'language_info': {'name': 'python'}}
     for i, c in enumerate(out := [markdown(head), *cells] if head else cells): c['id'] = f'c{i}'
-    return nbformat.v4.new_notebook(cells=out, metadata=meta), fm
+    return nbformat.v4.new_notebook(cells=out, metadata={'language_info': {'name': 'python'}}), fm
 
 def page(src, dst, base, depth, title):
     "Let pandoc make a page; what it warned about."

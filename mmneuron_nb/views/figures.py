@@ -20,11 +20,11 @@ def _bars(x, y, kind:str, axis:str, hover:str, visible:bool, **more) -> go.Bar:
     return go.Bar(x=x, y=np.asarray(y, np.float32), name=kind, marker=marker, xaxis='x' + axis, yaxis='y' + axis, visible=visible,
                   hovertemplate=hover + f'<extra>{kind}</extra>', showlegend=False, **more)
 
-# %% ../../nbs/api/views/02_figures.ipynb #ea7bcc89
+# %% ../../nbs/api/views/02_figures.ipynb #f18b1dfe
 def _axis(domain, anchor:str, title:str, ink:str, visible:bool, **more) -> dict:
     "One axis: thin grey grid, no background."
-    return dict(domain=list(domain), anchor=anchor, visible=visible, title=dict(text=title, standoff=6), gridcolor='rgba(128,128,128,.25)',
-                zeroline=False, linecolor=ink, tickcolor=ink, ticks='outside', ticklen=4, automargin=True, fixedrange=True) | more
+    line = dict(gridcolor='rgba(128,128,128,.25)', zeroline=False, linecolor=ink, tickcolor=ink, ticks='outside', ticklen=4)
+    return dict(line, domain=list(domain), anchor=anchor, visible=visible, title=dict(text=title, standoff=6), automargin=True, fixedrange=True) | more
 
 # %% ../../nbs/api/views/02_figures.ipynb #cafdc664
 def _note(text:str, x:float, y:float, ref:str, ink:str, visible:bool, **more) -> dict:
@@ -96,7 +96,7 @@ def _types(t:TypeCounts, k:int, scale:float, visible:bool) -> go.Bar:
     return _bars([f'{TYPES[k]}-prone'], [t.counts[k] / scale], TYPES[k], '5', '%{x}: %{y:,}', visible, text=[f'{t.share[k]:.1%}'],
                  textposition='outside', cliponaxis=False, textangle=0)
 
-# %% ../../nbs/api/views/02_figures.ipynb #22062e3b
+# %% ../../nbs/api/views/02_figures.ipynb #fc21eade
 LAYER_VIEWS = {'top': 'top neurons of each type (Fig. 7)', 'shares': 'types of all neurons, stacked'}
 
 def layer_figure(
@@ -114,7 +114,8 @@ def layer_figure(
     for k, name in enumerate(TYPES):
         a, row, col = ('', '2', '3', '4')[k], 1 - k // 2, k % 2
         data.append(_bars(x, top.values[k], name, a, 'layer %{x}: %{y:,}', four))
-        axes['xaxis' + a] = _axis(_span(col, 2, .09), 'y' + a, 'layer' if row == 0 else '', ink, four, type='category', nticks=17, tickangle=-45 * several)
+        ticks = dict(type='category', nticks=17, tickangle=-45 * several)
+        axes['xaxis' + a] = _axis(_span(col, 2, .09), 'y' + a, 'layer' if row == 0 else '', ink, four, **ticks)
         axes['yaxis' + a] = _axis(_span(row, 2, .22), 'x' + a, NORMS[top.norm] if col == 0 else '', ink, four, **form)
         notes.append(_note(f'<b>{name}</b>, p ≥ {top.cut[k]:.2f}', 0, 1.02, a, ink, four))
     for k, name in enumerate(TYPES):

@@ -91,7 +91,7 @@ def summary(table) -> Summary:
     "`table` as a `Summary`: sorted if it is a DataFrame, unchanged if it is one already."
     return table if isinstance(table, Summary) else Summary(table)
 
-# %% ../../nbs/api/views/01_summaries.ipynb #67fc5b58
+# %% ../../nbs/api/views/01_summaries.ipynb #84db4298
 def choose(
     table,                          # neuron table or `Summary`
     module: str|None = None,        # one module, or None for all
@@ -99,7 +99,8 @@ def choose(
 ) -> SimpleNamespace:               # .groups int [n] positions in `Summary.groups`, .total, .silent, .where in words
     "The (module, layer) groups that a filter keeps; raises `SiteError` for an unknown module, `OptionError` for an empty range."
     s = summary(table)
-    if module is not None and module not in s.modules: raise SiteError(f'No module {module!r} in this table: it has {", ".join(s.modules)}.')
+    if module is not None and module not in s.modules:
+        raise SiteError(f'No module {module!r} in this table: it has {", ".join(s.modules)}.')
     lo, hi = (None, None) if layers is None else (layers, layers) if np.isscalar(layers) else layers
     if lo is not None and not (float(lo).is_integer() and float(hi).is_integer() and lo <= hi):
         raise OptionError(f'Layers {lo} to {hi} is no range: give (first, last) as whole numbers with first <= last.')

@@ -35,7 +35,7 @@ def process(root=ROOT):
                             env={**os.environ, 'PYTHONPATH': str(root)})
     finally: script.unlink()
     if p.returncode: return ['nbdev: ' + '\n'.join([*re.findall(r'^\w+Error: .*', p.stderr, re.M)[:1], p.stderr[p.stderr.rfind('\nException: ') + 1:].strip()])]
-    return [f'nbdev: {m.strip()}' for m in re.findall(r'\w*Warning: (.*?)(?=\n\s+warn\(|\Z)', p.stderr, re.S)]
+    return [f'nbdev: {m.strip()}' for m in re.findall(r'nbdev.\w+\.py:\d+: \w*Warning: (.*?)(?=\n\s+warn\(|\Z)', p.stderr, re.S)]
 
 def front(raw):
     "The keys of a front matter."

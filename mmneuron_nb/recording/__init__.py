@@ -1,0 +1,5 @@
+"""One pass over the samples: mergeable statistics, the recorder, the store."""
+from .recorder import record
+from .store import ActivationStore, open_store
+
+__all__ = ['record', 'open_store', 'ActivationStore']

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'NUMBERS', 'WHERE', 'PLURALS', 'LEAD', 'NOW', 'DOING', 'ASKED', 'HOW_WEATHER', 'USE', 'SPEED', 'SHOWN',
-           'plural', 'a', 'doing', 'join', 'say', 'groups', 'caption', 'why_ill', 'why_stop', 'questions', 'ask']
+           'plural', 'a', 'doing', 'join', 'say', 'groups', 'caption', 'why_ill', 'why_stop', 'questions', 'choose',
+           'ask']
 
 # %% ../../nbs/api/data/07_language.ipynb #a223537e
 from .pen import CONCEPTS
@@ -165,19 +166,22 @@ def _yes_no(plan, dice): # as many yes as no
         out.append((f'Is the {t.concept} {doing(right if yes else wrong) if t.person else right if yes else wrong}?', 'Yes' if yes else 'No'))
     return out
 
-# %% ../../nbs/api/data/07_language.ipynb #43d28d59
+# %% ../../nbs/api/data/07_language.ipynb #1a71900a
 def questions(plan): # a `Plan`; returns {kind: [(question, answer), ...]}, kinds without a certain answer left out
     "All questions that a scene can answer; the wrong colours and absent things of yes/no are drawn by the scene's own seed."
     found = {'what': _what(plan), 'where': _where(plan), 'which': _which(plan), 'how many': _how_many(plan), 'who': _who(plan), 'why': _why(plan),
              'how': _how(plan), 'yes/no': _yes_no(plan, Dice('yes/no', plan.look))}
     return {kind: pairs for kind, pairs in found.items() if pairs}
 
-def ask(plan, kind, dice): # returns (question, answer) or None
+def choose(kind, pairs, dice): # returns (question, answer)
     "One question of a kind. Counts are drawn evenly over the answers, so that 'none' does not win by habit."
-    pairs = questions(plan).get(kind, [])
-    if not pairs: return None
     if kind not in ('how many', 'yes/no'): return dice.pick(pairs)
     answers = sorted({answer for _, answer in pairs})
     if len(answers) > 1 and kind == 'how many' and not dice(.25): answers = [x for x in answers if x != 'None']
     answer = dice.pick(answers)
     return dice.pick([pair for pair in pairs if pair[1] == answer])
+
+def ask(plan, kind, dice): # returns (question, answer) or None
+    "One question of a kind, if the scene can answer any."
+    pairs = questions(plan).get(kind)
+    return choose(kind, pairs, dice) if pairs else None

@@ -144,7 +144,7 @@ def main(root=ROOT):
     print('\n'.join(f'FAILED {b}' for b in bad + wrong) or 'ok     no warnings, all links resolve, nothing is loaded from outside')
     print(f'{away} links to other sites not checked')
     named = {str(rel) for rel in pages.values() if any(str(rel) in b for b in bad + wrong)}
-    print(f'{len(pages) - len(named)} passed, {max(len(named), bool(bad + wrong))} failed')
+    print(f'{len(pages) - len(named)} passed, {max(len(named), int(bool(bad + wrong)))} failed')
     return int(bool(bad + wrong))
 
 if __name__ == '__main__': sys.exit(main())

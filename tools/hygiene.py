@@ -105,8 +105,9 @@ def leaks(root=ROOT):
     "Complaints about names of this machine, of package registries or of private folders in committed text."
     bad = []
     for p in tracked(root):
-        try: lines = p.read_text(encoding='utf-8').splitlines()
-        except UnicodeDecodeError: continue
+        raw = p.read_bytes()
+        if b'\0' in raw: continue                                     # weights and pictures
+        lines = raw.decode('utf-8', 'replace').splitlines()
         bad += [f'{p.relative_to(root)}:{i}: {m[0]}' for i, line in enumerate(lines, 1) if (m := LEAKS.search(line))]
     return bad
 

@@ -6,7 +6,8 @@
 __all__ = ['ROW_COLUMN', 'DIMS', 'Options', 'ModuleState', 'sorted_ids', 'RunState', 'module_arrays', 'load_module',
            'table_arrays', 'load_table', 'row_roles', 'merge']
 
-# %% ../../nbs/api/recording/01_state.ipynb #f75c2dc2
+# %% ../../nbs/api/recording/01_state.ipynb #68e5cab9
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class ModuleState:
     def flush(self):
         for t in self.top: t.flush()
 
-# %% ../../nbs/api/recording/01_state.ipynb #d27fa702
+# %% ../../nbs/api/recording/01_state.ipynb #87e25e01
 def sorted_ids(ids):
     "Ids in the order that breaks ties; raises `OptionError` if strings and numbers are mixed."
     try: return sorted(ids)
@@ -66,6 +67,7 @@ class RunState:
         self.modules = {m: ModuleState(s, opts, len(self.domains), device) for m, s in self.sites.items()}
         self.at = {i: n for n, i in enumerate(self.ids)}
         self.table, self.skipped = {}, {}
+        self.clock = Counter() # seconds of this process: encode, forward, statistics
         self._drawn = sorted(self.ids, key=lambda i: priority(i, opts.seed)) # luckiest first
 
     @property

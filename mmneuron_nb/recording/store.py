@@ -52,7 +52,7 @@ def sample_dataset(state):
     dims = dict(domain='sample', token_ids='text_token', token_at='edge', runs='run', runs_at='edge')
     return xr.Dataset({k: (dims[k], v.numpy()) for k, v in table_arrays(state).items()})
 
-# %% ../../nbs/api/recording/02_store.ipynb #5162b354
+# %% ../../nbs/api/recording/02_store.ipynb #088f9493
 CHUNK = 256 # neurons
 
 def _encoding(ds):
@@ -73,7 +73,7 @@ def disk_full(path, e):
     full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or 'No space left' in str(e) or 'too large' in str(e)
     return StoreError(f'Cannot write {str(path)!r}: {"the disk is full" if full else e};', 'free some space (or fix the path) and run the same call again: it goes on from the last checkpoint.')
 
-def write_store(state, manifest, out):
+def write_store(state, manifest, out, facts=None):
     "Write a finished run to the folder `out`, complete or not at all; raises `StoreError`."
     out = Path(out)
     tmp = out.with_name(f'{out.name}.writing-{os.getpid()}')
@@ -83,19 +83,20 @@ def write_store(state, manifest, out):
             ds = module_dataset(state, m)
             ds.to_zarr(tmp, group=m, mode='a', encoding=_encoding(ds), consolidated=False)
         sample_dataset(state).to_zarr(tmp, group='samples', mode='a', consolidated=False)
+        (tmp/'facts.json').write_text(json.dumps(facts or {}, indent=1)) # seconds and the like: the only file that differs between two equal runs
         (tmp/'manifest.json').write_text(json.dumps(manifest, indent=1))
         tmp.rename(out)
     except OSError as e: raise disk_full(out, e) from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../../nbs/api/recording/02_store.ipynb #4768136f
-def make_manifest(state, fingerprint, data, facts=None):
+# %% ../../nbs/api/recording/02_store.ipynb #7bc62293
+def make_manifest(state, fingerprint, data):
     "The JSON-able description of a run."
     import transformers
     from mmneuron_nb import __version__
     return dict(format=1, model=fingerprint, data=data, options=asdict(state.opts), domains=[str(d) for d in state.domains],
                 sites={m: [asdict(s) for s in ss] for m, ss in state.sites.items()}, ids=sorted_ids(state.table),
-                skipped=[dict(id=i, reason=r) for i, r in state.skipped.items()], facts=facts or {},
+                skipped=[dict(id=i, reason=r) for i, r in sorted(state.skipped.items(), key=lambda d: str(d[0]))],
                 versions=dict(mmneuron_nb=__version__, torch=torch.__version__, transformers=transformers.__version__))
 
 def manifest_parts(manifest):
@@ -128,11 +129,11 @@ def token_strings(tokenizer, ids):
     toks = tokenizer.convert_ids_to_tokens(list(ids))
     return [t.replace('\u2581', ' ') if '\u2581' in t else tokenizer.decode([i]) if 'Ġ' in t or 'Ċ' in t or not t.isascii() else t for t, i in zip(toks, ids)]
 
-# %% ../../nbs/api/recording/02_store.ipynb #cc89de93
+# %% ../../nbs/api/recording/02_store.ipynb #9beec6f3
 class ActivationStore:
     "A finished recording. `ds`: the Dataset of the language model (or of the only module); `module(name)`: of any."
-    def __init__(self, datasets, samples, manifest, path=None):
-        self._ds, self._samples, self.manifest, self.path = datasets, samples, manifest, path
+    def __init__(self, datasets, samples, manifest, path=None, facts=None):
+        self._ds, self._samples, self.manifest, self.path, self.facts = datasets, samples, manifest, path, facts or {}
         self.sites, self.options = manifest_parts(manifest)
         self.modules, self.site, self.ids = tuple(datasets), self.options.site, manifest['ids']
         self.skipped, self.vlm, self._data, self._cache = manifest['skipped'], None, None, OrderedDict()
@@ -155,10 +156,10 @@ class ActivationStore:
         if not 0 <= i < ds.sizes['neuron']: raise SiteError(f'{m} has neurons 0 to {ds.sizes["neuron"] - 1}, not {i};', 'choose one of them.')
         return m, layers.index(l), i
 
-# %% ../../nbs/api/recording/02_store.ipynb #30616849
-def from_state(state, manifest, path=None):
+# %% ../../nbs/api/recording/02_store.ipynb #a51147a3
+def from_state(state, manifest, facts=None):
     "A store in memory."
-    return ActivationStore({m: module_dataset(state, m) for m in state.modules}, sample_dataset(state), manifest, path)
+    return ActivationStore({m: module_dataset(state, m) for m in state.modules}, sample_dataset(state), manifest, None, facts)
 
 def open_store(path, vlm=None, samples=None):
     "Open the store in folder `path`; with `vlm` and `samples` also `attach` them. Raises `StoreError`."
@@ -171,7 +172,8 @@ def open_store(path, vlm=None, samples=None):
     try:
         manifest = json.loads((path/'manifest.json').read_text())
         ds = {m: xr.open_zarr(path, group=m, consolidated=False, chunks=None) for m in manifest['sites']}
-        store = ActivationStore(ds, xr.open_zarr(path, group='samples', consolidated=False, chunks=None), manifest, path)
+        facts = json.loads((path/'facts.json').read_text())
+        store = ActivationStore(ds, xr.open_zarr(path, group='samples', consolidated=False, chunks=None), manifest, path, facts)
     except StoreError: raise
     except Exception as e: raise StoreError(f'The store at {str(path)!r} is damaged ({type(e).__name__}: {e});', 'record it again.') from e
     return store.attach(vlm, samples) if vlm is not None else store
@@ -264,7 +266,7 @@ def token_row(store, neuron, rank, sample, peak, value=None):
 
 ActivationStore.tokens = tokens
 
-# %% ../../nbs/api/recording/02_store.ipynb #babbb73a
+# %% ../../nbs/api/recording/02_store.ipynb #34b525b4
 def to_state(store):
     "The `RunState` behind a store, for merging."
     st = RunState(store.sites, store.options, store.ids, store.manifest['domains'])
@@ -279,10 +281,10 @@ def merge_stores(store, other, out=None):
     same_model(store.manifest['model'], other.manifest['model'])
     state = merge(to_state(store), to_state(other))
     data = dict(samples={**store.manifest['data']['samples'], **other.manifest['data']['samples']})
-    manifest = make_manifest(state, store.manifest['model'], data, dict(merged_from=[str(s.path or 'memory') for s in (store, other)]))
-    if out is None: return from_state(state, manifest)
+    manifest, facts = make_manifest(state, store.manifest['model'], data), dict(merged_from=[s.facts for s in (store, other)])
+    if out is None: return from_state(state, manifest, facts)
     if Path(out).exists(): raise StoreError(f'{str(out)!r} exists;', 'choose another path.')
-    write_store(state, manifest, out)
+    write_store(state, manifest, out, facts)
     return open_store(out)
 
 ActivationStore.merge = merge_stores

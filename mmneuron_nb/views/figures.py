@@ -20,11 +20,12 @@ def _bars(x, y, kind:str, axis:str, hover:str, visible:bool, **more) -> go.Bar:
     return go.Bar(x=x, y=np.asarray(y, np.float32), name=kind, marker=marker, xaxis='x' + axis, yaxis='y' + axis, visible=visible,
                   hovertemplate=hover + f'<extra>{kind}</extra>', showlegend=False, **more)
 
-# %% ../../nbs/api/views/02_figures.ipynb #f18b1dfe
+# %% ../../nbs/api/views/02_figures.ipynb #2da60667
 def _axis(domain, anchor:str, title:str, ink:str, visible:bool, **more) -> dict:
     "One axis: thin grey grid, no background."
     line = dict(gridcolor='rgba(128,128,128,.25)', zeroline=False, linecolor=ink, tickcolor=ink, ticks='outside', ticklen=4)
-    return dict(line, domain=list(domain), anchor=anchor, visible=visible, title=dict(text=title, standoff=6), automargin=True, fixedrange=True) | more
+    head = dict(text=title, standoff=6)
+    return dict(line, domain=list(domain), anchor=anchor, visible=visible, title=head, automargin=True, fixedrange=True) | more
 
 # %% ../../nbs/api/views/02_figures.ipynb #cafdc664
 def _note(text:str, x:float, y:float, ref:str, ink:str, visible:bool, **more) -> dict:
@@ -32,13 +33,14 @@ def _note(text:str, x:float, y:float, ref:str, ink:str, visible:bool, **more) ->
     return dict(text=text, x=x, y=y, xref=f'x{ref} domain', yref=f'y{ref} domain', showarrow=False, visible=visible,
                 font=dict(color=ink, size=13), xanchor='left', yanchor='bottom') | more
 
-# %% ../../nbs/api/views/02_figures.ipynb #8c41e373
+# %% ../../nbs/api/views/02_figures.ipynb #dabb80f8
 def _figure(data:list, axes:dict, notes:list, shapes:list, title:str, ink:str, height:int) -> go.Figure:
     "A transparent figure with these parts; `title` is what a screen reader and a file name would say."
-    layout = dict(axes, annotations=notes, shapes=shapes, title=dict(text=title, font=dict(size=14), x=0, xref='paper', y=.98, yanchor='top'),
-                  height=height, margin=dict(l=56, r=12, t=64, b=44), paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)', bargap=.06,
-                  barmode='stack', font=dict(color=ink, size=12, family='system-ui, sans-serif'), showlegend=False, hovermode='closest', template={},
-                  modebar=dict(bgcolor='rgba(0,0,0,0)', color=ink))
+    clear = 'rgba(0,0,0,0)'
+    head = dict(text=title, font=dict(size=14), x=0, xref='paper', y=.98, yanchor='top')
+    layout = dict(axes, annotations=notes, shapes=shapes, title=head, height=height, autosize=True, margin=dict(l=56, r=12, t=64, b=44),
+                  paper_bgcolor=clear, plot_bgcolor=clear, bargap=.06, barmode='stack', showlegend=False, hovermode='closest', template={},
+                  font=dict(color=ink, size=12, family='system-ui, sans-serif'), modebar=dict(bgcolor=clear, color=ink))
     return go.Figure(data, layout)
 
 # %% ../../nbs/api/views/02_figures.ipynb #9260a1a9

@@ -1,0 +1,147 @@
+"""A real JupyterLab in a real Chromium: open the tour, run it, work the dashboards by keyboard, reload.
+
+The notebook is `nbs/tutorials/01_tour.ipynb`, or what MMNEURON_TOUR names; it shows one HistogramDashboard and one LayerDashboard."""
+import os, shutil
+from pathlib import Path
+import pytest
+from conftest import ROOT, SHOTS, Watch
+
+TOUR = Path(os.environ.get('MMNEURON_TOUR', ROOT / 'nbs/tutorials/01_tour.ipynb'))
+KNOWN = ()                  # errors that JupyterLab itself writes to the console: exact words and reason
+SECONDS = 1000
+
+
+@pytest.fixture(scope='module')
+def notebook(lab):
+    "The tutorials, copied, so that running them leaves the repository as it is."
+    if not TOUR.exists(): pytest.fail(f'No notebook at {TOUR}: set MMNEURON_TOUR.', pytrace=False)
+    shutil.copytree(TOUR.parent, lab[1] / 'tour', ignore=shutil.ignore_patterns('.ipynb_checkpoints'), dirs_exist_ok=True)
+    return f'tour/{TOUR.name}'
+
+
+def command(page, name, **args): return page.evaluate('([n, a]) => window.jupyterapp.commands.execute(n, a)', [name, args])
+
+
+def open_lab(page, address):
+    page.set_default_timeout(120 * SECONDS)
+    page.goto(address)
+    page.wait_for_function('() => window.jupyterapp && window.jupyterapp.shell.currentWidget && window.jupyterapp.shell.currentWidget.sessionContext',
+                           timeout=120 * SECONDS)
+    page.wait_for_function('() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus == "connected"',
+                           timeout=120 * SECONDS)
+    page.evaluate('() => window.jupyterapp.shell.collapseLeft()')
+
+
+def run_all(page, timeout=300 * SECONDS):
+    "Runs every cell; fails with the first error in the notebook."
+    command(page, 'notebook:run-all-cells')
+    error = page.evaluate('''() => { for (const c of window.jupyterapp.shell.currentWidget.content.widgets) {
+        const outs = c.model.type == 'code' ? c.model.outputs.toJSON() : [];
+        for (const o of outs) if (o.output_type == 'error') return o.ename + ': ' + o.evalue } return null }''')
+    assert error is None, f'the notebook failed: {error}'
+
+
+class Board:
+    "One dashboard on the page, found by the name of one of its controls."
+
+    def __init__(self, page, label):
+        self.page = page
+        self.box = page.locator('.jp-OutputArea-output').filter(has=page.get_by_label(label, exact=True)).filter(has=page.locator('.js-plotly-plot')).first
+        self.box.locator('.js-plotly-plot .bars path').first.wait_for(state='attached', timeout=120 * SECONDS)
+
+    def control(self, label): return self.box.get_by_label(label, exact=True)
+    def words(self): return self.box.locator('p[role=status]').text_content()
+    def texts(self): return ' | '.join(self.box.locator('.js-plotly-plot svg text').all_text_contents())
+    def chart(self, js): return self.box.locator('.js-plotly-plot').evaluate(f'(gd) => {js}')
+
+    def tab_to(self, label, start='module'):
+        "Reaches a control with the Tab key alone, from the first control of the dashboard."
+        self.box.scroll_into_view_if_needed()
+        self.control(start).focus()
+        for _ in range(15):
+            if self.control(label).evaluate('e => e === document.activeElement'): return
+            self.page.keyboard.press('Tab')
+        raise AssertionError(f'{label!r} cannot be reached with the Tab key')
+
+    def until(self, check, what):
+        for _ in range(400):
+            if check(): return
+            self.page.wait_for_timeout(150)
+        raise AssertionError(f'{what}; the words: {self.words()!r}; the chart: {self.texts()[:600]!r}')
+
+
+def in_step(histogram, layers):
+    "Controls, chart, words and table say the same."
+    assert float(histogram.control('threshold').input_value()) == .5
+    histogram.until(lambda: 'above 0.5' in histogram.texts(), 'the histogram does not show the threshold')
+    assert histogram.chart('gd.layout.shapes[0].x0') == .5
+    assert 'Above p = 0.5' in histogram.words()
+    assert 'p > 0.5' in histogram.box.locator('table thead').first.text_content()
+    assert layers.control('show').evaluate('e => e.selectedOptions[0].text').split()[:2] == ['types', 'of']
+    layers.until(lambda: layers.chart('gd._fullData.filter(t => t.visible === true).length == 4 && gd.data[4].visible === true'), 'the layers are not stacked')
+    assert layers.words().startswith('Share of each type per layer')
+    assert 'types of' in layers.texts() and 'by layer' in layers.texts()
+
+
+def shot(page, name, board=None):
+    SHOTS.mkdir(exist_ok=True)
+    (board.box if board else page).screenshot(path=SHOTS / f'{name}.png')
+
+
+def test_tour_by_keyboard(browser, lab, notebook):
+    page = browser.new_page(viewport=dict(width=1280, height=1000))
+    watch, address = Watch(page, KNOWN), lab[0] % notebook
+    open_lab(page, address)
+    run_all(page)
+    histogram, layers = Board(page, 'bins'), Board(page, 'neurons per type')
+    shot(page, 'lab_page_light'), shot(page, 'lab_histogram_light', histogram), shot(page, 'lab_layers_light', layers)
+
+    for board in (histogram, layers): assert board.chart('gd._fullLayout.width') > 900, 'the chart is narrower than its box'
+    assert 'Above p = 0.8' in histogram.words() and 'above 0.8' in histogram.texts()
+    histogram.tab_to('threshold')
+    page.keyboard.press('Control+A'), page.keyboard.type('0.5'), page.keyboard.press('Tab')
+    histogram.until(lambda: 'Above p = 0.5' in histogram.words(), 'the words do not follow the threshold')
+
+    assert layers.words().startswith('Top ')
+    layers.tab_to('show')
+    page.keyboard.press('ArrowDown')
+    layers.until(lambda: layers.words().startswith('Share'), 'the words do not follow the list')
+    in_step(histogram, layers)
+    shot(page, 'lab_layers_stacked_light', layers)
+    cells = page.evaluate('() => window.jupyterapp.shell.currentWidget.content.widgets.length')
+    histogram.tab_to('shares')
+    page.keyboard.press('Space')
+    histogram.until(lambda: 'share of the neurons' in histogram.texts(), 'the chart does not follow the tick')
+    histogram.tab_to('show')
+    page.keyboard.press('d'), page.keyboard.press('d')  # JupyterLab's shortcut for deleting a cell stays out of the controls
+    assert page.evaluate('() => window.jupyterapp.shell.currentWidget.content.widgets.length') == cells
+
+    command(page, 'docmanager:save')
+    open_lab(page, address)                             # the reload: a new page, the same kernel
+    histogram, layers = Board(page, 'bins'), Board(page, 'neurons per type')
+    in_step(histogram, layers)
+    histogram.tab_to('bins')                            # and it is alive
+    page.keyboard.press('Control+A'), page.keyboard.type('10'), page.keyboard.press('Tab')
+    histogram.until(lambda: histogram.chart('gd.data[0].x.length') == 10, 'the chart does not follow after a reload')
+
+    command(page, 'apputils:change-theme', theme='JupyterLab Dark')
+    page.wait_for_timeout(1500)
+    shot(page, 'lab_page_dark'), shot(page, 'lab_histogram_dark', histogram), shot(page, 'lab_layers_dark', layers)
+    assert histogram.box.locator('.js-plotly-plot .main-svg').first.evaluate('e => getComputedStyle(e).backgroundColor') in ('rgba(0, 0, 0, 0)', 'transparent')
+    assert histogram.box.locator('.js-plotly-plot .annotation-text').first.evaluate('e => getComputedStyle(e).fill') == page.evaluate(
+        "() => { const p = document.createElement('p'); p.style.color = 'var(--jp-ui-font-color1)'; document.body.append(p); return getComputedStyle(p).color }")
+    watch.check()
+    page.close()
+
+
+def test_controls_have_names(browser, lab, notebook):
+    "Every control of both dashboards has a label that a screen reader can say."
+    page = browser.new_page(viewport=dict(width=1280, height=1000))
+    open_lab(page, lab[0] % notebook)
+    for name in ('bins', 'neurons per type'):
+        board = Board(page, name)
+        fields = board.box.locator('.widget-vbox input, .widget-vbox select')
+        assert fields.count() >= 8
+        for i in range(fields.count()): assert fields.nth(i).evaluate('e => [...e.labels].map(l => l.textContent.trim()).join("")'), f'control {i} beside {name!r} has no label'
+        assert board.box.locator('table caption').count() == 2 and board.box.locator('th[scope=row]').count() > 4
+    page.close()

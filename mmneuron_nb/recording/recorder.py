@@ -196,7 +196,7 @@ def refuse_other(have, want, where):
                 what = f'sample {k!r}' if group == 'data' else f'{k} ({a!r}, not {b!r})'
                 raise StoreError(f'{str(where)!r} holds a recording with another {what};', 'choose another `out`, or pass `overwrite=True` to replace it.')
 
-# %% ../../nbs/api/recording/03_recorder.ipynb #5a778e0f
+# %% ../../nbs/api/recording/03_recorder.ipynb #5893196a
 FULL = 4 # a buffer of admitted entries is sorted in when it holds this many times the entries of the layer
 
 def run(vlm, samples, state, batch_size=8, ckpt=None, on_bad='raise', progress=True):
@@ -212,10 +212,9 @@ def run(vlm, samples, state, batch_size=8, ckpt=None, on_bad='raise', progress=T
                 bar.update(len(group))
                 if ckpt is not None and ckpt.due(): ckpt.save(state)
         _draw_again(vlm, samples, state, batch_size)
-    except BaseException:
+    finally: # the end, or an error: what is known is kept either way
+        bar.close()
         if ckpt is not None and state.table: ckpt.save(state)
-        raise
-    finally: bar.close()
     return state.flush()
 
 def read_batch(vlm, group, state):

@@ -1,0 +1,108 @@
+"""Faults, tried for real: killed at random moments, interrupted, disk full. Nothing is lost, nothing is counted twice."""
+import json, os, random, resource, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmneuron_nb.errors import StoreError
+from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.models.vlm import VLM
+from mmneuron_nb.recording import recorder
+from mmneuron_nb.recording.store import disk_full, open_store
+
+KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False, batch_size=2)
+RUN = '''
+import sys, time
+from test_faults import *
+recorder.Checkpoint.due = lambda self: True                # a checkpoint after every batch: kills hit them, too
+vlm = VLM(*tiny_llava(seed=4, layers=2, neurons=48))
+print('ready', flush=True)
+plain = vlm.forward
+def slow(batch, logits=False):
+    time.sleep(.02)
+    return plain(batch, logits)
+vlm.forward = slow
+recorder.record(vlm, tiny_samples(40, seed=4), sys.argv[1], **KW)
+print('done', flush=True)
+'''
+
+
+@pytest.fixture(scope='module')
+def whole():
+    return recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4), **KW)
+
+
+def equal(a, b):
+    assert a.ids == b.ids
+    for m in a.modules:
+        for v in a.module(m).data_vars:
+            assert np.array_equal(a.module(m)[v].values, b.module(m)[v].values), (m, v)
+
+
+def start(out, **kw):
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
+    p = subprocess.Popen([sys.executable, '-c', RUN, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kw)
+    assert p.stdout.readline().strip() == 'ready', p.stderr.read()
+    return p
+
+
+def test_killed_at_random_moments_gives_the_same_bits(whole, tmp_path):
+    rng, kills, out = random.Random(5), 0, tmp_path/'run.zarr'
+    while not out.exists() and kills < 12:
+        p = start(out)
+        time.sleep(rng.uniform(.05, .8))
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        kills += not out.exists()
+    if not out.exists(): assert start(out).wait(timeout=120) == 0
+    assert kills >= 2, 'the run must be killed more than once to mean something'
+    equal(whole, open_store(out))
+    assert start(out).wait(timeout=60) == 0     # a finished run is returned, and what lay beside it is gone
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['run.zarr']
+
+
+def test_ctrl_c_saves_first(whole, tmp_path):
+    p = start(tmp_path/'run.zarr')
+    time.sleep(.4)
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode and 'KeyboardInterrupt' in err
+    assert (tmp_path/'run.zarr.partial'/'state.safetensors').exists()
+    assert start(tmp_path/'run.zarr').wait(timeout=60) == 0
+    equal(whole, open_store(tmp_path/'run.zarr'))
+
+
+def test_full_disk_is_named_and_the_run_goes_on_later(whole, tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    p = start(tmp_path/'run.zarr', preexec_fn=limit)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode and 'StoreError' in err and 'the disk is full' in err, err[-2000:]
+    assert not (tmp_path/'run.zarr').exists()
+    assert start(tmp_path/'run.zarr').wait(timeout=60) == 0
+    equal(whole, open_store(tmp_path/'run.zarr'))
+
+
+def test_disk_full_at_the_very_end_loses_nothing(whole, tmp_path, monkeypatch):
+    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4), tmp_path/'run.zarr'
+    def full(*a, **k): raise disk_full(out, OSError(28, 'No space left on device'))
+    with monkeypatch.context() as m:
+        m.setattr(recorder, 'write_store', full)
+        with pytest.raises(StoreError, match='the disk is full'): recorder.record(vlm, samples, out, **KW)
+    vlm.forward = None                         # a second run needs no forward pass
+    equal(whole, recorder.record(vlm, samples, out, **KW))
+
+
+def test_damaged_checkpoint_is_refused_by_name(tmp_path):
+    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(6, seed=4), tmp_path/'run.zarr'
+    part = tmp_path/'run.zarr.partial'
+    part.mkdir()
+    (part/'state.safetensors').write_bytes(b'half a file')
+    with pytest.raises(StoreError, match='damaged'): recorder.record(vlm, samples, out, **KW)
+    assert recorder.record(vlm, samples, out, resume=False, **KW).ids == [s.id for s in samples]
+
+
+def test_target_that_cannot_be_written(tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(StoreError, match='Cannot write'):
+        recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(4), tmp_path/'file'/'run.zarr', **KW)

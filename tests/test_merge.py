@@ -1,0 +1,93 @@
+"""Invariants 4 to 6 as properties: merging is associative and commutative, and nothing depends on batches, order or shards."""
+import math, random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.models.vlm import VLM
+from mmneuron_nb.neurons import modality_types
+from mmneuron_nb.recording.recorder import record
+from mmneuron_nb.recording.stats import TopN, make_key, split_key
+
+few = [0., -0., 1., -1., 1.5, 1e-45, -1e-45, 3e38, -3e38]  # few values: many ties
+value = st.one_of(st.sampled_from(few), st.floats(width=32, allow_nan=False, allow_infinity=False))
+
+
+def fill(rows, ids, n):
+    "TopN of the samples `ids` (rows: one list of values per sample), each entry with its own value as a column."
+    t = TopN(len(rows[0]), n, dict(col=1))
+    for i in ids:
+        v = torch.tensor(rows[i])[None]
+        b, u = t.admit(v).nonzero(as_tuple=True)
+        t.add(u, v[b, u], torch.full((len(u),), i), dict(col=v[b, u][:, None]))
+    return t.flush()
+
+
+def same(a, b): return torch.equal(a.key, b.key) and torch.equal(a.columns['col'], b.columns['col'])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(value, min_size=3, max_size=3), min_size=1, max_size=24), st.integers(1, 7), st.randoms(use_true_random=False))
+def test_top_n_is_one_pass_in_any_order_and_any_split(rows, n, rng):
+    order = list(range(len(rows)))
+    whole = fill(rows, order, n)
+    for u in range(3):  # oracle: sort everything; -0.0 and 0.0 tie, the smaller sample wins
+        want = sorted(order, key=lambda i: (-np.float32(rows[i][u]) + 0., i))[:n]
+        assert [i for i in split_key(whole.key[u])[1].tolist() if i >= 0] == want
+        assert [np.float32(rows[i][u]) for i in want] == whole.columns['col'][u, :len(want), 0].tolist()
+    rng.shuffle(order)
+    cut = sorted(rng.choices(range(len(rows) + 1), k=2))
+    parts = [order[:cut[0]], order[cut[0]:cut[1]], order[cut[1]:]]
+    a, b, c = (lambda k=k: fill(rows, parts[k], n) for k in range(3))
+    assert same(fill(rows, order, n), whole)
+    assert same(a().merge(b()), b().merge(a()))
+    assert same(a().merge(b()).merge(c()), whole)
+    assert same(a().merge(b().merge(c())), whole)
+
+
+@settings(max_examples=300, deadline=None)
+@given(value, value, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_keys_order_like_value_then_sample(a, b, i, j):
+    ka, kb = (make_key(torch.tensor([v]), torch.tensor([o])).item() for v, o in ((a, i), (b, j)))
+    fa, fb = np.float32(a), np.float32(b)
+    assert (ka > kb) == (fa > fb or (fa == fb and i < j))
+    assert split_key(torch.tensor([ka]))[1].item() == i and split_key(torch.tensor([ka]))[0].item() == fa
+
+
+@pytest.fixture(scope='module', params=[dict(seed=1, layers=2, neurons=48), dict(seed=2, layers=4, neurons=40, width=24, heads=3, image=96, vision_layers=2)], ids=str)
+def world(request):
+    vlm, samples = VLM(*tiny_llava(**request.param)), tiny_samples(26, seed=request.param['seed'])
+    kw = dict(top=7, random=6, modules=('vision', 'projector', 'lm'), progress=False)
+    return vlm, samples, kw, record(vlm, samples, **kw)
+
+
+def equal(a, b):
+    assert a.ids == b.ids
+    for m in a.modules:
+        for v in a.module(m).data_vars:
+            assert np.array_equal(a.module(m)[v].values, b.module(m)[v].values), (m, v)
+
+
+@pytest.mark.parametrize('trial', range(4))
+def test_store_does_not_depend_on_batches_order_or_shards(world, trial, tmp_path):
+    vlm, samples, kw, whole = world
+    rng = random.Random(trial)
+    mixed = rng.sample(samples, len(samples))
+    equal(whole, record(vlm, mixed, batch_size=rng.choice([1, 2, 3, 5, 13]), **kw))
+    cut = sorted(rng.sample(range(1, len(mixed)), 2))
+    a, b, c = (record(vlm, p, batch_size=rng.choice([1, 4, 7]), **kw) for p in (mixed[:cut[0]], mixed[cut[0]:cut[1]], mixed[cut[1]:]))
+    equal(whole, a.merge(b).merge(c))
+    equal(whole, c.merge(a.merge(b, tmp_path/'ab.zarr'), tmp_path/'abc.zarr'))
+    assert modality_types(whole).equals(modality_types(a.merge(b).merge(c)))
+
+
+def test_integer_ids_break_ties_as_numbers(world):
+    from dataclasses import replace
+    vlm, samples, kw, _ = world
+    one = samples[0]
+    store = record(vlm, [replace(one, id=i) for i in (10, 9, 100, 1)], **(kw | dict(top=3)))
+    assert store.ids == [1, 9, 10, 100]
+    assert (store.ds.top_sample.values == [0, 1, 2]).all()  # equal samples: the smaller ids win

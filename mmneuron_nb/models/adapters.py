@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from ..errors import ModelError
 
-# %% ../../nbs/api/models/02_adapters.ipynb #ba956cf8
+# %% ../../nbs/api/models/02_adapters.ipynb #e15a70bd
 def _resized(ip, w, h):
     "Size after the resize step of a CLIP-style image processor."
     size = ip.size if getattr(ip, 'do_resize', True) else None
@@ -28,7 +28,7 @@ def _sides(ip, name): # (width, height) of a processor's size entry
 
 def frame(ip, # image processor: `size`, `crop_size`, `do_resize`, `do_center_crop`, `do_pad`
           w, h): # size of the original image in pixels
-    "`(scale_x, shift_x, scale_y, shift_y, width, height)`: original x = processed x * scale_x + shift_x; last two: the processed size."
+    "`(scale_x, shift_x, scale_y, shift_y, width, height)`: original x is `scale_x` times processed x, plus `shift_x`; last two: the processed size."
     px, py, W, H = 0, 0, w, h
     if getattr(ip, 'do_pad', False) and w != h: # letterboxed to a square first
         W = H = max(w, h)

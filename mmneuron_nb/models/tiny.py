@@ -40,12 +40,14 @@ def liven(model, seed=0):
     model.tie_weights()
     return model.eval()
 
-# %% ../../nbs/api/models/04_tiny.ipynb #53f4ac7b
+# %% ../../nbs/api/models/04_tiny.ipynb #48f3fd9d
 def tiny_llava(seed=0, width=32, neurons=96, layers=3, heads=4, vision_width=32, vision_layers=3, image=64, patch=16, context=2048,
                dtype='float32', vision_feature_layer=-2, strategy='default', vocab_size=400, vision_neurons=None):
     "`(model, processor)`: a random `LlavaForConditionalGeneration` and its `LlavaProcessor`; sizes as named."
     import torch
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    import transformers
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers.utils import is_torchvision_available
     tok = tiny_tokenizer(vocab_size)
     vision = CLIPVisionConfig(hidden_size=vision_width, intermediate_size=vision_neurons or 4*vision_width, num_hidden_layers=vision_layers, num_attention_heads=4,
                               image_size=image, patch_size=patch, projection_dim=16)
@@ -55,7 +57,8 @@ def tiny_llava(seed=0, width=32, neurons=96, layers=3, heads=4, vision_width=32,
                          vision_feature_layer=vision_feature_layer, vision_feature_select_strategy=strategy)
     model = liven(LlavaForConditionalGeneration(config), seed).to(getattr(torch, dtype))
     model.generation_config.eos_token_id = tok.eos_token_id
-    ip = CLIPImageProcessor(size=dict(shortest_edge=image), crop_size=dict(height=image, width=image))
+    clip = transformers.CLIPImageProcessor if is_torchvision_available() else transformers.CLIPImageProcessorPil
+    ip = clip(size=dict(shortest_edge=image), crop_size=dict(height=image, width=image))
     return model, LlavaProcessor(image_processor=ip, tokenizer=tok, patch_size=patch, vision_feature_select_strategy=strategy, num_additional_image_tokens=1)
 
 # %% ../../nbs/api/models/04_tiny.ipynb #c3ee40ab

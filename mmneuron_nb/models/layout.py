@@ -16,7 +16,7 @@ from ..errors import ModelError, SampleError
 PAD, VISUAL, PROMPT, ANSWER, TEMPLATE = range(5)
 ROLES = ('pad', 'visual', 'prompt', 'answer', 'template')
 
-# %% ../../nbs/api/models/00_layout.ipynb #7f320348
+# %% ../../nbs/api/models/00_layout.ipynb #c4fbf553
 @dataclass
 class Layout:
     "Roles of the tokens of a batch at one module, and the image box behind each visual token."
@@ -41,7 +41,8 @@ class Layout:
         "Box or None for every token of row `b`, as a list of length T."
         out = [None]*self.roles.shape[1]
         if self.boxes is None: return out
-        for t, box in zip(self.visual[b].nonzero()[:, 0].tolist(), self.boxes[b]): out[t] = tuple(float(x) for x in box)
+        for t, box in zip(self.visual[b].nonzero()[:, 0].tolist(), self.boxes[b]):
+            if not np.isnan(box).any(): out[t] = tuple(float(x) for x in box) # a CLS that is sent on has no place
         return out
 
 # %% ../../nbs/api/models/00_layout.ipynb #0a5049e9

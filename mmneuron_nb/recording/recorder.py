@@ -7,7 +7,7 @@ __all__ = ['STEP', 'FULL', 'sample_hash', 'checked', 'padded_length', 'encode_ba
            'domain_of', 'Checkpoint', 'write_atomic', 'load_checkpoint', 'refuse_other', 'run', 'read_batch',
            'one_batch', 'with_answers', 'record']
 
-# %% ../../nbs/api/recording/03_recorder.ipynb #60a55257
+# %% ../../nbs/api/recording/03_recorder.ipynb #42968468
 import hashlib, json, os, time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,10 +16,11 @@ import torch
 from ..errors import ActivationError, MMNeuronError, OptionError, SampleError, StoreError
 from ..data.samples import Sample, check_samples, load_image
 from ..models.layout import PAD, VISUAL, check_text, text_roles
+from ..models.vlm import check_context
 from ..models.sites import hooked, one_of
 from .state import ROW_COLUMN, Options, RunState, load_module, load_table, module_arrays, sorted_ids, table_arrays
 from .stats import Plan, active_counts, at_shares, maxima, order_statistics
-from .store import disk_full, from_state, make_manifest, open_store, write_store
+from .store import disk_full, from_state, make_manifest, open_store, token_strings, write_store
 
 # %% ../../nbs/api/recording/03_recorder.ipynb #8269548f
 def sample_hash(sample):
@@ -39,13 +40,14 @@ def checked(vlm, samples, opts, on_bad='raise'):
             raise SampleError(f'Sample {s.id!r} has no answer;', "give one, or record with answers='generate' (the model's own) or answers='none' (prompt only).")
     return samples
 
-# %% ../../nbs/api/recording/03_recorder.ipynb #f4490cee
+# %% ../../nbs/api/recording/03_recorder.ipynb #86828714
 STEP = 32 # padded lengths are multiples of this, and always hold at least one pad, so that every batch takes the same attention path
 
 def padded_length(vlm, sample, size, opts):
-    "The length to which `sample` (image of `size`) is padded, from its own text and image alone."
+    "The length to which `sample` (image of `size`) is padded, from its own text and image alone; raises `SampleError` beyond the context."
     ids, _ = text_roles(vlm.tokenizer, vlm.template.segments(sample.prompt, sample.answer if opts.answers != 'none' else None))
     n = len(ids) - ids.count(vlm.image_token_id) + len(vlm.adapter.boxes(vlm, size))
+    check_context(vlm, n, sample)
     long = -(-(n + 1)//STEP)*STEP
     return n if vlm.context and n <= vlm.context < long else long
 
@@ -94,7 +96,7 @@ class BatchReader:
         text = (roles != PAD) & (roles != VISUAL) & (roles != 4)
         return value.cpu(), at_shares(x[roles == VISUAL]).cpu(), at_shares(x[text]).cpu()
 
-# %% ../../nbs/api/recording/03_recorder.ipynb #b3e917d5
+# %% ../../nbs/api/recording/03_recorder.ipynb #6272974c
 def commit(reader):
     "Add a finished batch to the state; returns `{sample id: reason}` of samples that were kept out."
     state, batch = reader.state, reader.batch
@@ -115,7 +117,7 @@ def commit(reader):
         if st.active is not None: st.tokens.index_add_(0, dom[ok], reader.plans[m].tokens.cpu()[ok])
     roles, ids = batch.layout.roles.numpy(), batch.inputs['input_ids'].numpy()
     for n, s in enumerate(batch.samples):
-        if ok[n]: state.add_sample(s.id, domain_of(s), ids[n][roles[n] != PAD], roles[n][roles[n] != PAD])
+        if ok[n]: state.add_sample(s.id, domain_of(s), ids[n][roles[n] != PAD], roles[n][roles[n] != PAD], batch.layout.boxes and batch.layout.boxes[n])
     state.skipped |= lost
     return lost
 
@@ -196,7 +198,7 @@ def refuse_other(have, want, where):
                 what = f'sample {k!r}' if group == 'data' else f'{k} ({a!r}, not {b!r})'
                 raise StoreError(f'{str(where)!r} holds a recording with another {what};', 'choose another `out`, or pass `overwrite=True` to replace it.')
 
-# %% ../../nbs/api/recording/03_recorder.ipynb #5893196a
+# %% ../../nbs/api/recording/03_recorder.ipynb #0c3450dd
 FULL = 4 # a buffer of admitted entries is sorted in when it holds this many times the entries of the layer
 
 def run(vlm, samples, state, batch_size=8, ckpt=None, on_bad='raise', progress=True):
@@ -207,7 +209,7 @@ def run(vlm, samples, state, batch_size=8, ckpt=None, on_bad='raise', progress=T
     window = 16*batch_size
     try:
         for at in range(0, len(todo), window):
-            for group in batches(vlm, _readable(todo[at:at + window], state, on_bad), state.opts, batch_size):
+            for group in batches(vlm, _readable(vlm, todo[at:at + window], state, on_bad), state.opts, batch_size):
                 one_batch(vlm, group, state)
                 bar.update(len(group))
                 if ckpt is not None and ckpt.due(): ckpt.save(state)
@@ -236,12 +238,15 @@ def one_batch(vlm, group, state):
         if sum(len(b[0]) for b in top.buffer) > FULL*top.width*top.n: top.flush()
     state.clock.update(statistics=time.perf_counter() - start)
 
-# %% ../../nbs/api/recording/03_recorder.ipynb #ce13dbc7
-def _readable(samples, state, on_bad):
-    "Samples whose image can be read; the others raise, or are listed as skipped with `on_bad='skip'`."
+# %% ../../nbs/api/recording/03_recorder.ipynb #56edf164
+def _readable(vlm, samples, state, on_bad):
+    "Samples whose image can be read and whose text fits; the others raise, or are listed as skipped with `on_bad='skip'`."
     out = []
     for s in samples:
-        try: out.append(replace(s, image=load_image(s)))
+        try:
+            s = replace(s, image=load_image(s))
+            padded_length(vlm, s, s.image.size, state.opts)
+            out.append(s)
         except SampleError as e:
             if on_bad == 'raise': raise
             state.skipped[s.id] = str(e)
@@ -311,7 +316,7 @@ def _options(kw):
         elif kw.get(k) is not None: kw[k] = tuple(dict.fromkeys(kw[k]))
     return Options(**kw)
 
-# %% ../../nbs/api/recording/03_recorder.ipynb #982d1947
+# %% ../../nbs/api/recording/03_recorder.ipynb #f5c89844
 def _key(vlm, samples, opts):
     "What makes two runs the same run."
     return dict(model=vlm.fingerprint(), options=json.loads(json.dumps(asdict(opts))), data={str(s.id): sample_hash(s) for s in samples})
@@ -326,10 +331,15 @@ def _record(vlm, samples, opts, ckpt, batch_size, on_bad, progress, key=None, ou
     if not state.table: raise SampleError(f'None of the {len(samples)} samples could be recorded ({next(iter(state.skipped.values()))});', 'look at the first one.')
     n, sec = len(state.table) - before, time.perf_counter() - start
     facts = dict(samples=n, seconds=sec, device=str(vlm.device), batch_size=batch_size, **state.clock)
-    manifest = make_manifest(state, key['model'], dict(samples=key['data']))
+    manifest = make_manifest(state, key['model'], dict(samples=key['data']), _pieces(vlm, state) if opts.keep_tokens else None)
     if out is None: return from_state(state, manifest, facts=facts).connect(vlm, {s.id: s for s in samples})
     write_store(state, manifest, out, facts)
     return open_store(out).connect(vlm, {s.id: s for s in samples})
+
+def _pieces(vlm, state):
+    "Readable words of all token ids of a run, so that kept rows need no tokenizer."
+    ids = sorted({int(t) for r in state.table.values() for t in r[1]} | {vlm.image_token_id})
+    return dict(image=vlm.image_token_id, text=dict(zip(map(str, ids), token_strings(vlm.tokenizer, ids))))
 
 def _record_to(vlm, samples, opts, out, batch_size, on_bad, progress, resume, overwrite):
     import shutil

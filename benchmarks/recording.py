@@ -13,7 +13,8 @@ import torch
 
 from mmneuron_nb import VLM, record, scenes
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
-from mmneuron_nb.recording import recorder
+from mmneuron_nb.recording.batches import batches, domain_of, encode_batch
+from mmneuron_nb.recording.recorder import one_batch
 from mmneuron_nb.recording.state import Options, RunState
 
 SHAPES = dict(
@@ -34,23 +35,23 @@ def sync(device):
 def cost(vlm, samples, batch_size, modules, **kw):
     "Seconds of plain forward, of forward with everything recorded, per sample; later half (top lists full) apart."
     opts = Options(modules=modules, **kw)
-    state = RunState([s for m in modules for s in vlm.sites(m)], opts, [s.id for s in samples], sorted({recorder.domain_of(s) for s in samples}), vlm.device)
+    state = RunState([s for m in modules for s in vlm.sites(m)], opts, [s.id for s in samples], sorted({domain_of(s) for s in samples}), vlm.device)
     rows = []
-    for group in recorder.batches(vlm, samples, opts, batch_size):
-        batch = recorder.encode_batch(vlm, group, opts).to(vlm.device, vlm.dtype)
+    for group in batches(vlm, samples, opts, batch_size):
+        batch = encode_batch(vlm, group, opts).to(vlm.device, vlm.dtype)
         if not rows: vlm.forward(batch)  # warm up
         sync(vlm.device); t = time.perf_counter()
         vlm.forward(batch)
         sync(vlm.device); plain = time.perf_counter() - t
         before = dict(state.clock)
-        recorder.one_batch(vlm, group, state)
+        one_batch(vlm, group, state)
         sync(vlm.device)
         rec = sum(state.clock[k] - before.get(k, 0) for k in ('forward', 'statistics'))
         rows.append((len(group), plain, rec))
     half = len(rows)//2
     ratio = lambda r: sum(x[2] for x in r)/sum(x[1] for x in r)
     n, plain, rec = (sum(x[k] for x in rows) for k in range(3))
-    tokens = recorder.encode_batch(vlm, samples[:1], opts).layout.roles.shape[1]
+    tokens = encode_batch(vlm, samples[:1], opts).layout.roles.shape[1]
     return dict(samples=n, tokens=tokens, plain_per_s=n/plain, recording_per_s=n/rec, ratio=ratio(rows), ratio_first_half=ratio(rows[:half]), ratio_second_half=ratio(rows[half:]))
 
 

@@ -12,7 +12,8 @@ from mmneuron_nb.models.sites import Site
 from mmneuron_nb.neurons import modality_types
 from mmneuron_nb.recording.state import Options, RunState
 from mmneuron_nb.recording.stats import make_key
-from mmneuron_nb.recording.store import make_manifest, open_store, write_store
+from mmneuron_nb.recording.files import make_manifest, write_store
+from mmneuron_nb.recording.store import open_store
 
 
 def synthetic(layers, width, top, samples=2000, order=8):

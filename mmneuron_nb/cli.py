@@ -12,7 +12,7 @@ import pandas as pd
 from .errors import MMNeuronError
 from .neurons.modality import TYPES, exemplars, modality_types
 
-# %% ../nbs/api/90_cli.ipynb #10dcf5d5
+# %% ../nbs/api/90_cli.ipynb #500d913b
 def type_summary(table, sure=0.8):
     "Count, share and share of high confidence (p > `sure`) per module and type, one row each."
     rows = []
@@ -25,7 +25,6 @@ def type_summary(table, sure=0.8):
 def run_facts(store, table):
     "What the report says about the run, as `{words: words}`."
     f, o = store.facts, store.options
-    rec = f['encode'] + f['forward'] + f['statistics']
     return {'Model': f"{store.manifest['model']['model']}, {store.manifest['model']['dtype']}, on {f['device']}",
             'Samples': f'{len(store):,}' + (f', {len(store.skipped)} skipped' if store.skipped else ''),
             'Neurons': f'{len(table):,} at site {store.site!r}', 'Recording': f"{f['seconds']:.1f} s, {f['samples']/f['seconds']:.1f} samples/s, {len(table)/f['seconds']:,.0f} neurons/s",

@@ -5,12 +5,10 @@
 # %% auto #0
 __all__ = ['SITES', 'Site', 'is_activation', 'find_mlp', 'find_sites', 'hooked', 'one_of']
 
-# %% ../../nbs/api/models/01_sites.ipynb #dcb380e8
+# %% ../../nbs/api/models/01_sites.ipynb #ff593882
 import difflib, re
 from contextlib import contextmanager
 from dataclasses import dataclass
-import torch
-from torch import nn
 from ..errors import ModelError, SiteError
 
 # %% ../../nbs/api/models/01_sites.ipynb #c9f011f6

@@ -6,13 +6,13 @@
 __all__ = ['ROW_COLUMN', 'DIMS', 'RAGGED', 'Options', 'ModuleState', 'sorted_ids', 'RunState', 'module_arrays', 'load_module',
            'table_arrays', 'table_row', 'load_table', 'row_roles', 'merge']
 
-# %% ../../nbs/api/recording/01_state.ipynb #68e5cab9
+# %% ../../nbs/api/recording/01_state.ipynb #20ade812
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from ..errors import OptionError, StoreError
-from .stats import EMPTY, SHARES, TopN, make_key, priority, split_key
+from .stats import EMPTY, TopN, make_key, priority, split_key
 
 # %% ../../nbs/api/recording/01_state.ipynb #21a7485f
 @dataclass(frozen=True)

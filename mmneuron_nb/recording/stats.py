@@ -6,9 +6,9 @@
 __all__ = ['EMPTY', 'SHARES', 'make_key', 'split_key', 'Plan', 'maxima', 'largest', 'order_statistics', 'active_counts', 'TopN',
            'priority', 'at_shares']
 
-# %% ../../nbs/api/recording/00_stats.ipynb #4b6716bf
+# %% ../../nbs/api/recording/00_stats.ipynb #99466ea6
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 import torch
 from ..models.layout import ANSWER, PAD, PROMPT, TEMPLATE, VISUAL

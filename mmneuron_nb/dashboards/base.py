@@ -106,7 +106,7 @@ class State(HasTraits):
         have = [l for m, l in self.summary.groups if self.module in (None, m)]
         return min(have), max(have)
 
-# %% ../../nbs/api/dashboards/00_base.ipynb #d80785ed
+# %% ../../nbs/api/dashboards/00_base.ipynb #4df2c8d0
 class Drawn(State):
     "A table of neurons with state, chart, words, table and controls; subclasses say what is drawn."
     title = ''
@@ -115,7 +115,8 @@ class Drawn(State):
         self.summary, self._live, self._box = summary(table), None, None
         odd = set(state) - set(self.trait_names())
         if odd:
-            raise OptionError(f'{type(self).__name__} has no option {", ".join(sorted(odd))}: it has {", ".join(sorted(self.trait_names()))}.')
+            have = ', '.join(sorted(self.trait_names()))
+            raise OptionError(f'{type(self).__name__} has no option {", ".join(sorted(odd))}: it has {have}.')
         super().__init__(**state)
         self.now = self.numbers()
         self.observe(self._redraw, names=self.trait_names())
@@ -235,7 +236,7 @@ def leaves(x, at:str='') -> dict:
         return {k: v for i, y in enumerate(x) for k, v in leaves(y, f'{at}[{i}]').items()}
     return {at: x}
 
-# %% ../../nbs/api/dashboards/00_base.ipynb #5f48153d
+# %% ../../nbs/api/dashboards/00_base.ipynb #7b0e9af9
 PAINT = '''
 const inks = %s, dark = matchMedia('(prefers-color-scheme: dark)');
 const paint = () => Plotly.relayout('chart', inks[dark.matches ? 'dark' : 'light']);
@@ -251,5 +252,7 @@ def live_html(d) -> str:
     script = f'<script>{PAINT % json.dumps(inks).replace("<", chr(92) + "u003c")}</script>'
     scroll = '<div class="scroll" tabindex="0" role="region" aria-label="%s">%s</div>'
     tables = ''.join(scroll % (escape(c), table_html(f, c, p)) for c, f, p in d.frames())
-    return (f'<h1>{escape(d.title)}</h1><div role="figure" aria-label="{escape(d.words())}">{chart}</div>{script}'
+    label = f'tabindex="0" role="figure" aria-label="{escape(d.words())}"'
+    box = f'<div class="scroll" {label}><div style="min-width:42rem">{chart}</div></div>'
+    return (f'<h1>{escape(d.title)}</h1>{box}{script}'
             f'<noscript>{d.static().html()}</noscript><p role="status">{escape(d.words())}</p><h2>Data of the chart</h2>{tables}')

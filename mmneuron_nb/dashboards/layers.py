@@ -15,7 +15,7 @@ from ..views.palette import TYPES
 from ..views.static import layer_picture, shares_picture
 from ..views.summaries import NORMS, TOP_SHARE, layer_shares, layer_top
 
-# %% ../../nbs/api/dashboards/02_layers.ipynb #6d7783ad
+# %% ../../nbs/api/dashboards/02_layers.ipynb #ca8f09f4
 TIES = {'index': 'first of the table', 'share': 'shared equally'}
 
 class LayerDashboard(Dashboard):
@@ -56,4 +56,5 @@ class LayerDashboard(Dashboard):
         flip = lambda d: [(text, key) for key, text in d.items()]
         many = whole('neurons per type', self.n, 1, len(self.summary.group))
         return [self.bind(pick('show', flip(LAYER_VIEWS), self.view), 'view'), self.bind(many, 'n'),
-                self.bind(pick('height', flip(NORMS), self.norm), 'norm'), self.bind(pick('ties at the cut', flip(TIES), self.ties), 'ties')]
+                self.bind(pick('height', flip(NORMS), self.norm), 'norm'),
+                self.bind(pick('ties at the cut', flip(TIES), self.ties), 'ties')]

@@ -15,14 +15,15 @@ from PIL import Image
 from ..errors import ActivationError, OptionError
 from .palette import GREEN, HEAT
 
-# %% ../../nbs/api/views/05_overlays.ipynb #73c5df77
+# %% ../../nbs/api/views/05_overlays.ipynb #15c17793
 PAD, VISUAL, PROMPT, ANSWER, TEMPLATE = range(5)     # as in `mmneuron_nb.models.layout`, without its torch
 
 def check_row(row):
     "`row` itself if it can be drawn; else an error that names the neuron and what is wrong."
     name, n = f'{row_name(row)} on sample {row.sample_id!r}', len(row.values)
     if not len(row.tokens) == len(row.roles) == n:
-        raise OptionError(f'{name} has {n} values for {len(row.tokens)} tokens and {len(row.roles)} roles: read the row again with store.tokens().')
+        raise OptionError(f'{name} has {n} values for {len(row.tokens)} tokens and {len(row.roles)} roles: '
+                          'read it again with store.tokens().')
     if row.boxes is not None and len(row.boxes) != n:
         raise OptionError(f'{name} has {len(row.boxes)} boxes for {n} tokens: give one per token, None where there is none.')
     if not np.isfinite(np.asarray(row.values, float)).all() or not np.isfinite(row.max):
@@ -111,24 +112,28 @@ def shaded_text(row) -> str:
         elif role != PAD: out.append(shade(token, int(step), role))
     return ''.join(out)
 
-# %% ../../nbs/api/views/05_overlays.ipynb #9c39ea45
+# %% ../../nbs/api/views/05_overlays.ipynb #b302adc3
 def place(row, a:np.ndarray) -> str:
     "Where the highest patch lies: 'upper left', 'centre', ..., or that no patch is active."
     spots = [(s, b) for s, b, r in zip(a, row.boxes, row.roles) if b is not None and r == VISUAL]
     if not spots or max(s for s, _ in spots) == 0: return 'no patch reaches a tenth of the maximum'
     best, (x0, y0, x1, y1) = max(spots, key=lambda t: t[0])
     third = lambda v, n, words: words[min(2, max(0, int(3 * v / n)))]
-    down, across = third((y0 + y1) / 2, row.image.size[1], ('upper', '', 'lower')), third((x0 + x1) / 2, row.image.size[0], ('left', '', 'right'))
+    width, height = row.image.size
+    down, across = third((y0 + y1) / 2, height, ('upper', '', 'lower')), third((x0 + x1) / 2, width, ('left', '', 'right'))
     return f'strongest ({best} of 10) at the {" ".join(w for w in (down, across) if w) or "centre"}'
 
-# %% ../../nbs/api/views/05_overlays.ipynb #2d423c4e
+# %% ../../nbs/api/views/05_overlays.ipynb #48f92a59
 CARD_CSS = '''
-.mm-card{margin:0 0 1rem;padding:.7rem;border:1px solid rgba(128,128,128,.4);border-radius:6px;max-width:46rem;line-height:1.55;font-size:.93em}
-.mm-card .pics{display:flex;flex-wrap:wrap;gap:.5rem}.mm-card img{max-width:100%;height:auto;display:block;border:1px solid rgba(128,128,128,.4)}
+.mm-card{margin:0 0 1rem;padding:.7rem;border:1px solid rgba(128,128,128,.4);border-radius:6px;max-width:46rem;
+line-height:1.55;font-size:.93em}
+.mm-card .pics{display:flex;gap:.5rem}.mm-card .pics figure{min-width:0}
+.mm-card img{max-width:100%;height:auto;display:block;border:1px solid rgba(128,128,128,.4)}
 .mm-card figcaption{font-size:.85em}.mm-card figure{margin:0}.mm-card .words{margin:.4rem 0;overflow-wrap:anywhere}
 .mm-card .words span{padding:.08em 0;border-radius:2px;unicode-bidi:isolate}.mm-card .words i{opacity:.5;font-style:normal}
 .mm-card .words .t{color:#767676}.mm-card .words .v{border:1px solid currentColor;padding:0 .3em;font-size:.85em}
-.mm-card .words .p{border-bottom:1px dotted currentColor}.mm-card sub{font-size:.62em;line-height:1}.mm-card .note{font-size:.85em;opacity:.85;margin:0}
+.mm-card .words .p{border-bottom:1px dotted currentColor}
+.mm-card sub{font-size:.62em;line-height:1}.mm-card .note{font-size:.85em;opacity:.85;margin:0}
 '''
 
 def scale_words(row=None, over:str='fade') -> str:
@@ -139,7 +144,7 @@ def scale_words(row=None, over:str='fade') -> str:
     return (f"Scale 0 to 10: 10 is the neuron's maximum over all recorded data{top}, 0 is less than a tenth of it. {patch}; "
             'hatched grey was not seen by the model. Words: stronger green and small figures; dotted: the prompt; grey: the template.')
 
-# %% ../../nbs/api/views/05_overlays.ipynb #418a6b93
+# %% ../../nbs/api/views/05_overlays.ipynb #5d55861a
 def _pictures(row, a:np.ndarray, size:int, over) -> str:
     "Original and overlay side by side, or a sentence that says why there is no overlay."
     if row.image is None: return '<p class="note">The picture is not at hand: attach the samples, store.attach(vlm, samples).</p>'
@@ -149,12 +154,13 @@ def _pictures(row, a:np.ndarray, size:int, over) -> str:
     show = lambda im, alt, cap: (f'<figure><img src="{data_uri(im, size)}" width="{w}" height="{h}" alt="{escape(alt)}">'
                                  f'<figcaption>{cap}</figcaption></figure>')
     first = show(image, f'The picture of sample {row.sample_id}', 'picture')
-    if row.boxes is None: return f'<div class="pics">{first}</div><p class="note">This model has no grid of patches, so there is no overlay.</p>'
+    if row.boxes is None:
+        return f'<div class="pics">{first}</div><p class="note">This model has no grid of patches, so there is no overlay.</p>'
     boxes = [None if b is None else tuple(float(v) * k for v in b) for b in row.boxes]
     second = show(over(image, boxes, a), f'The same picture by activation of {row_name(row)}: {place(row, a)}', 'by activation')
     return f'<div class="pics">{first}{second}</div>'
 
-# %% ../../nbs/api/views/05_overlays.ipynb #844c8518
+# %% ../../nbs/api/views/05_overlays.ipynb #0f286dc3
 def exemplar_card(
     row,                        # a `TokenRow`
     size: int = 180,            # longer side of each picture in CSS pixels
@@ -165,9 +171,11 @@ def exemplar_card(
     "One neuron on one sample as HTML: picture, overlay, shaded words, caption."
     if over not in ('fade', 'heat'): raise OptionError(f"over={over!r} is unknown: choose 'fade' or 'heat'.")
     a = steps(check_row(row).values, row.max)
-    text = shaded_text(row) if np.isin(row.roles, (PROMPT, ANSWER, TEMPLATE)).any() else '<span class="t">no words at this place in the model</span>'
+    worded = np.isin(row.roles, (PROMPT, ANSWER, TEMPLATE)).any()
+    text = shaded_text(row) if worded else '<span class="t">no words at this place in the model</span>'
     here = float(np.max(row.values)) if len(row.values) else 0.
     caption = f'{row_name(row)}, rank {row.rank}, max {here:.3g} of {row.max:.3g}, sample {row.sample_id}'
     return ((f'<style>{CARD_CSS}</style>' if style else '') + f'<div class="mm-card" role="group" aria-label="{escape(caption)}">'
-            f'{_pictures(row, a, size, modulate if over == "fade" else heat)}<p class="words">{text}</p><p class="note"><b>{escape(caption)}</b>'
+            f'{_pictures(row, a, size, modulate if over == "fade" else heat)}<p class="words">{text}</p>'
+            f'<p class="note"><b>{escape(caption)}</b>'
             + (f'. {escape(scale_words(row, over))}' if scale else '') + '</p></div>')

@@ -11,12 +11,13 @@ from pathlib import Path
 import os, numpy as np, pandas as pd
 from ..errors import OptionError
 
-# %% ../../nbs/api/views/04_pages.ipynb #8082f482
+# %% ../../nbs/api/views/04_pages.ipynb #5eeff5d5
 def cell(x, percent:bool=False) -> str:
     "One value for people: 12,345, 12.3%, 0.25; escaped if it is text."
     if isinstance(x, (bool, np.bool_)): return 'yes' if x else 'no'
     if isinstance(x, (int, np.integer)): return f'{x:,}'
-    if isinstance(x, (float, np.floating)): return '' if np.isnan(x) else f'{x:.1%}' if percent else f'{x:,.4g}'
+    if isinstance(x, (float, np.floating)):
+        return '' if np.isnan(x) else f'{x:.1%}' if percent else f'{x:,.0f}' if abs(x) >= 1000 else f'{x:.4g}'
     return escape(str(x))
 
 # %% ../../nbs/api/views/04_pages.ipynb #28aef38a
@@ -38,7 +39,7 @@ def table_html(
     title = f'<caption>{escape(caption + cut)}</caption>'
     return f'<table class="mm">{title}<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
-# %% ../../nbs/api/views/04_pages.ipynb #325410a7
+# %% ../../nbs/api/views/04_pages.ipynb #3e4506cb
 CSS = '''
 :root{color-scheme:light dark;--paper:#fff;--ink:#1a1a1a;--soft:#565656;--line:#c9c9c9;--card:#f5f5f3;--link:#00538a}
 @media (prefers-color-scheme:dark){:root{--paper:#141414;--ink:#f0f0f0;--soft:#b5b5b5;--line:#484848;--card:#1f1f1f;--link:#7cc4ff}}
@@ -48,20 +49,23 @@ h1{font-size:1.7rem;line-height:1.2;margin:.6rem 0}h2{font-size:1.3rem;margin:2.
 a{color:var(--link)}a:focus-visible,summary:focus-visible,[tabindex]:focus-visible{outline:3px solid var(--link);outline-offset:2px}
 .soft{color:var(--soft)}.scroll{overflow:auto;max-width:100%}.skip{position:absolute;left:-99rem}.skip:focus{position:static}
 figure{margin:0 0 1rem;max-width:100%}summary{cursor:pointer;padding:.3rem 0}
-@media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--soft:#333;--line:#999;--card:#fff;--link:#000}body{max-width:none;padding:0;font-size:11pt}
+@media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--soft:#333;--line:#999;--card:#fff;--link:#000}
+body{max-width:none;padding:0;font-size:11pt}
 h2,h3{break-after:avoid}figure,tr,.mm-card{break-inside:avoid}nav,.skip{display:none}}
 '''
 TABLE_CSS = '''
 table.mm{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92em;margin:.4rem 0}
 table.mm caption{text-align:left;padding:.2rem 0;font-weight:600}
 table.mm th,table.mm td{padding:.15rem .7rem;border-bottom:1px solid var(--line,rgba(128,128,128,.4));text-align:right;background:none}
-table.mm th[scope=row],table.mm th.key{text-align:left}table.mm th[scope=row]{font-weight:500}table.mm thead th{border-bottom-width:2px;white-space:nowrap}
+table.mm th[scope=row],table.mm th.key{text-align:left}table.mm th[scope=row]{font-weight:500}
+table.mm thead th{border-bottom-width:2px;white-space:nowrap}
 '''
 
-# %% ../../nbs/api/views/04_pages.ipynb #5ec0ef14
+# %% ../../nbs/api/views/04_pages.ipynb #e441c897
 def page(title:str, body:str, css:str='', head:str='') -> str:
     "A whole HTML page; `title` is escaped, `body`, `css` and `head` are taken as they are."
-    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{escape(title)}</title><style>{CSS}{TABLE_CSS}{css}</style>{head}</head>\n<body>'
             f'<a class="skip" href="#main">Skip to content</a><main id="main">\n{body}\n</main></body></html>\n')
 

@@ -32,16 +32,17 @@ def neuron_html(table, rows:list, size:int) -> str:
     head = f'<h3>{escape(row_name(row))}</h3><p class="soft">Of its top samples: {p}. Maximum {row.max:.3g}.</p>'
     return f'<section>{head}<div class="cards">{cards}</div></section>'
 
-# %% ../../nbs/api/views/06_report.ipynb #e5d27fb0
+# %% ../../nbs/api/views/06_report.ipynb #5be33c30
 def type_html(name:str, table, neurons:list, counts, k:int, size:int) -> str:
     "A section for one type; an empty type says so in words."
     head = f'<h2 id="{name}"><span class="swatch" style="background:{LOOK[name].colour}"></span>{name.capitalize()} neurons</h2>'
-    lead = f'<p>{counts.counts[k]:,} neurons are {name}-prone ({counts.share[k]:.1%}); {counts.high[k]:,} with p above {counts.threshold:g}.</p>'
-    if not counts.counts[k]: return f'{head}<p>No neuron of this run is {name}-prone, so there is none to show.</p>'
+    n, high = counts.counts[k], counts.high[k]
+    lead = f'<p>{n:,} neurons are {name}-prone ({counts.share[k]:.1%}); {high:,} with p above {counts.threshold:g}.</p>'
+    if not n: return f'{head}<p>No neuron of this run is {name}-prone, so there is none to show.</p>'
     if not neurons: return f'{head}{lead}<p>No exemplary neuron of this type was chosen for the report.</p>'
     return head + lead + ''.join(neuron_html(table, rows, size) for rows in neurons if rows)
 
-# %% ../../nbs/api/views/06_report.ipynb #bb4a900f
+# %% ../../nbs/api/views/06_report.ipynb #87b6087d
 REPORT_CSS = '''
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.5rem 1.2rem;margin:1rem 0}
 .facts div{border-left:3px solid var(--line);padding-left:.6rem}
@@ -54,8 +55,8 @@ figure>svg{display:block}
 
 def charts(s, counts) -> list:
     "Heading and picture of the three charts."
-    return [('How sure are the types?', histogram_picture(histogram(s), counts)), ('Layers of the top neurons', layer_picture(layer_top(s))),
-            ('Types by layer', shares_picture(layer_shares(s)))]
+    return [('How sure are the types?', histogram_picture(histogram(s), counts)),
+            ('Layers of the top neurons', layer_picture(layer_top(s))), ('Types by layer', shares_picture(layer_shares(s)))]
 
 # %% ../../nbs/api/views/06_report.ipynb #0490c84b
 def write_report(

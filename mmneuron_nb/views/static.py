@@ -53,7 +53,7 @@ def inline_svg(svg:str, alt:str, prefix:str='') -> str:
     svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     return svg.replace('<svg ', f'<svg role="img" aria-label="{escape(alt)}" style="max-width:100%;height:auto" ', 1).strip()
 
-# %% ../../nbs/api/views/03_static.ipynb #09444358
+# %% ../../nbs/api/views/03_static.ipynb #6b353fd3
 @dataclass
 class Picture:
     "A matplotlib figure with a description in words; shows itself as SVG, saves itself by suffix."
@@ -69,7 +69,7 @@ class Picture:
 
     def html(self, prefix:str='') -> str:
         "A `<figure>` on white paper, so that it reads in dark pages too, with the words as its caption."
-        card = 'margin:0;padding:8px;background:#fff;color:#1a1a1a;color-scheme:light;border-radius:6px;max-width:max-content'
+        card = 'margin:0;padding:8px;background:#fff;color:#1a1a1a;color-scheme:light;border-radius:6px;max-width:46rem'
         words = f'<figcaption style="font-size:.9em">{escape(self.alt)}</figcaption>'
         return f'<figure style="{card}">{inline_svg(self.svg, self.alt, prefix)}{words}</figure>'
 
@@ -123,7 +123,7 @@ def _finish(fig, percent:tuple=()) -> None:
     fig.draw_without_rendering()                # settle the layout once: it creeps a little at each drawing
     fig.set_layout_engine('none')
 
-# %% ../../nbs/api/views/03_static.ipynb #44378507
+# %% ../../nbs/api/views/03_static.ipynb #08e2fa3f
 def histogram_picture(
     h: Histogram, t: TypeCounts|None = None,    # from `histogram` and `type_counts`; without `t`: only the four histograms
     view: str = 'both',     # 'both', 'probabilities' or 'types'
@@ -134,7 +134,8 @@ def histogram_picture(
     view, scale = 'probabilities' if t is None else view, h.total if share else 1
     with _style():
         fig = _canvas(4.2 if view == 'types' else 7.2, 3.4)
-        left, right = fig.subfigures(1, 2, width_ratios=(7, 3)) if view == 'both' else (fig, None) if view == 'probabilities' else (None, fig)
+        if view == 'both': left, right = fig.subfigures(1, 2, width_ratios=(7, 3))
+        else: left, right = (fig, None) if view == 'probabilities' else (None, fig)
         if left: _four(left, h, scale)
         if right: _by_type(right.subplots(), t, scale, 35 if left else 0)
         for ax in fig.axes:

@@ -30,7 +30,7 @@ def _differs(a, b, tol): # (is the difference too large?, its size); NaN is a di
     d = (a.float() - b.float()).abs().max().item()
     return not d <= tol*max(1., b.float().abs().max().item()), d
 
-# %% ../../nbs/api/models/05_checks.ipynb #0f25715f
+# %% ../../nbs/api/models/05_checks.ipynb #c59b6f03
 def check_hooks(vlm, batch):
     "Invariant 1: logits bitwise equal with and without reading; an exception inside leaves no hook. Returns the plain logits."
     plain, seen = vlm.forward(batch, logits=True).logits, []
@@ -39,7 +39,8 @@ def check_hooks(vlm, batch):
     for site in SITES:
         with vlm.reading(lambda s, a: seen.append(s), None, site): read = vlm.forward(batch, logits=True).logits
         if not torch.equal(read, plain):
-            raise ModelError(f'Reading site {site!r} changes the logits by {(read - plain).abs().max().item():.3g};', 'switch off what makes this model random or stateful.')
+            raise ModelError(f'Reading site {site!r} changes the logits by {(read - plain).abs().max().item():.3g};',
+                             'switch off what makes this model random or stateful.')
     silent = [str(s) for site in SITES for s in vlm.sites(site=site) if s not in seen]
     if silent: raise ModelError(f'{silent[0]} is never computed in a forward pass;', "correct the adapter's `roots`.")
     try:
@@ -72,13 +73,14 @@ def check_sites(vlm, batch):
             if far: raise ModelError(f'{s.module} layer {s.layer}: down projection of the neurons and output of {s.mlp} differ by {d:.3g};',
                                      'the adapter reads the wrong module.')
 
-# %% ../../nbs/api/models/05_checks.ipynb #f9122668
+# %% ../../nbs/api/models/05_checks.ipynb #9b3bc479
 def lens_parts(vlm):
     "`(decoder layers, final norm, unembedding)` of the language model."
     dec = vlm.model.get_decoder()
     norm = next((m for n, m in dec.named_children() if 'norm' in n.lower()), None)
     layers = next((m for m in dec.children() if isinstance(m, torch.nn.ModuleList)), None)
-    if norm is None or layers is None: raise ModelError(f'No final norm or no layers in {type(dec).__name__};', 'the adapter must name them.')
+    if norm is None or layers is None: raise ModelError(f'No final norm or no layers in {type(dec).__name__};',
+                                                        'the adapter must name them.')
     return layers, norm, vlm.model.get_output_embeddings()
 
 def check_lens(vlm, batch, logits):
@@ -87,13 +89,15 @@ def check_lens(vlm, batch, logits):
     name = next(n for n, m in vlm.model.named_modules() if m is layers[-1])
     out = _capture(vlm.model, [name, vlm.adapter.features], lambda: vlm.forward(batch))
     n, want = int(batch.layout.visual.sum()), out[vlm.adapter.features].shape[:-1].numel()
-    if n != want: raise ModelError(f'projector: {want} visual features, but the layout of lm has {n} visual tokens;', 'correct the adapter or the processor.')
+    if n != want: raise ModelError(f'projector: {want} visual features, but the layout of lm has {n} visual tokens;',
+                                   'correct the adapter or the processor.')
     with torch.inference_mode(): lens = head(norm(out[name]))
     keep = batch.inputs['attention_mask'].bool()
     far, d = _differs(lens.cpu()[keep], logits.cpu()[keep], tolerance(vlm.dtype))
-    if far: raise ModelError(f'lm layer {len(layers) - 1}: logit lens of the last layer and logits differ by {d:.3g};', 'the adapter names the wrong norm.')
+    if far: raise ModelError(f'lm layer {len(layers) - 1}: logit lens of the last layer and logits differ by {d:.3g};',
+                             'the adapter names the wrong norm.')
 
-# %% ../../nbs/api/models/05_checks.ipynb #ccf0bb13
+# %% ../../nbs/api/models/05_checks.ipynb #9eff48f7
 def _rows(vlm, samples, side):
     "`{(site, sample): activations at its real tokens}` of one padded batch, for all modules and both sites."
     b, out = vlm.encode(samples, padding_side=side), {}
@@ -111,7 +115,8 @@ def check_batches(vlm, samples):
         for (m, l, site, sid), a in _rows(vlm, samples, side).items():
             want = alone[m, l, site, sid]
             far, d = _differs(a, want, 10*tolerance(vlm.dtype)) if a.shape == want.shape else (True, float('nan'))
-            if far: raise ModelError(f'{m} layer {l} ({site}): {sid} in a {side}-padded batch and alone differ by {d:.3g};', 'padding leaks: mend the adapter.')
+            if far: raise ModelError(f'{m} layer {l} ({site}): {sid} in a {side}-padded batch and alone differ by {d:.3g};',
+                                     'padding leaks: mend the adapter.')
 
 # %% ../../nbs/api/models/05_checks.ipynb #5e111e3b
 def check(vlm, samples=None):

@@ -49,7 +49,7 @@ def find_mlp(mod):
         if ups and len(ups) == len(names) - 1: return acts[0], down, lin[down].in_features, len(ups) == 2
     return None
 
-# %% ../../nbs/api/models/01_sites.ipynb #8c8e682d
+# %% ../../nbs/api/models/01_sites.ipynb #4452229f
 def find_sites(model, # any nn.Module
                module, # the name to give: 'lm', 'vision', ...
                root, # path of the part to search, for example 'model.language_model'
@@ -57,7 +57,8 @@ def find_sites(model, # any nn.Module
     "All `Site`s below `root`, in the order in which the modules are registered (that is by layer)."
     out = []
     try: top = model.get_submodule(root)
-    except AttributeError as e: raise ModelError(f'The model has no part {root!r} (looked for module {module!r});', 'write an adapter for it.') from e
+    except AttributeError as e: raise ModelError(f'The model has no part {root!r} (looked for module {module!r});',
+                                                 'write an adapter for it.') from e
     for path, mod in top.named_modules():
         if (found := find_mlp(mod)) is None: continue
         act, down, width, gated = found
@@ -81,9 +82,10 @@ def hooked(model, # the nn.Module that holds the sites
     finally:
         for h in handles: h.remove()
 
-# %% ../../nbs/api/models/01_sites.ipynb #3a2cbaff
+# %% ../../nbs/api/models/01_sites.ipynb #55e80e06
 def one_of(name, allowed, what):
     "Return `name` if it is in `allowed`, else raise a `SiteError` that lists what there is and guesses what was meant."
     if name in allowed: return name
     near = difflib.get_close_matches(str(name), [str(a) for a in allowed], 1)
-    raise SiteError(f"Unknown {what} {name!r};", (f"did you mean {near[0]!r}? " if near else '') + f"There is {', '.join(map(str, allowed))}.")
+    raise SiteError(f"Unknown {what} {name!r};",
+                    (f"did you mean {near[0]!r}? " if near else '') + f"There is {', '.join(map(str, allowed))}.")

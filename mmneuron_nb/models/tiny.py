@@ -40,7 +40,7 @@ def liven(model, seed=0):
     model.tie_weights()
     return model.eval()
 
-# %% ../../nbs/api/models/04_tiny.ipynb #48f3fd9d
+# %% ../../nbs/api/models/04_tiny.ipynb #5053266d
 def tiny_llava(seed=0, width=32, neurons=96, layers=3, heads=4, vision_width=32, vision_layers=3, image=64, patch=16, context=2048,
                dtype='float32', vision_feature_layer=-2, strategy='default', vocab_size=400, vision_neurons=None):
     "`(model, processor)`: a random `LlavaForConditionalGeneration` and its `LlavaProcessor`; sizes as named."
@@ -49,17 +49,19 @@ def tiny_llava(seed=0, width=32, neurons=96, layers=3, heads=4, vision_width=32,
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
     from transformers.utils import is_torchvision_available
     tok = tiny_tokenizer(vocab_size)
-    vision = CLIPVisionConfig(hidden_size=vision_width, intermediate_size=vision_neurons or 4*vision_width, num_hidden_layers=vision_layers, num_attention_heads=4,
-                              image_size=image, patch_size=patch, projection_dim=16)
-    text = LlamaConfig(hidden_size=width, intermediate_size=neurons, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-                       vocab_size=len(tok), pad_token_id=tok.pad_token_id, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, max_position_embeddings=context)
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=tok.convert_tokens_to_ids('<image>'), image_seq_length=(image//patch)**2,
-                         vision_feature_layer=vision_feature_layer, vision_feature_select_strategy=strategy)
+    vision = CLIPVisionConfig(hidden_size=vision_width, intermediate_size=vision_neurons or 4*vision_width,
+                              num_hidden_layers=vision_layers, num_attention_heads=4, image_size=image, patch_size=patch, projection_dim=16)
+    special = {k: getattr(tok, k) for k in ('pad_token_id', 'bos_token_id', 'eos_token_id')}
+    text = LlamaConfig(hidden_size=width, intermediate_size=neurons, num_hidden_layers=layers, num_attention_heads=heads,
+                       num_key_value_heads=heads, vocab_size=len(tok), max_position_embeddings=context, **special)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=tok.convert_tokens_to_ids('<image>'),
+                         image_seq_length=(image//patch)**2, vision_feature_layer=vision_feature_layer, vision_feature_select_strategy=strategy)
     model = liven(LlavaForConditionalGeneration(config), seed).to(getattr(torch, dtype))
     model.generation_config.eos_token_id = tok.eos_token_id
     clip = transformers.CLIPImageProcessor if is_torchvision_available() else transformers.CLIPImageProcessorPil
     ip = clip(size=dict(shortest_edge=image), crop_size=dict(height=image, width=image))
-    return model, LlavaProcessor(image_processor=ip, tokenizer=tok, patch_size=patch, vision_feature_select_strategy=strategy, num_additional_image_tokens=1)
+    return model, LlavaProcessor(image_processor=ip, tokenizer=tok, patch_size=patch, vision_feature_select_strategy=strategy,
+                                 num_additional_image_tokens=1)
 
 # %% ../../nbs/api/models/04_tiny.ipynb #c3ee40ab
 def tiny_samples(n, seed=0, domains=('common', 'driving'), answers=True):

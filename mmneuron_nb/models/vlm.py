@@ -45,7 +45,7 @@ def as_samples(x):
         raise SampleError(f'Expected `Sample`s, got {type(bad).__name__};', 'wrap image and text: `Sample(id, image, prompt, answer)`.')
     return x
 
-# %% ../../nbs/api/models/03_vlm.ipynb #eff6e619
+# %% ../../nbs/api/models/03_vlm.ipynb #77d7d5cc
 def _text(vlm, sample, answer):
     check_text(sample, vlm.image_token)
     seg = vlm.template.segments(sample.prompt, sample.answer if answer else None)
@@ -55,13 +55,15 @@ def _process(vlm, images, texts, padding_side, length):
     "Run the processor once; `length` pads to a fixed number of tokens."
     pad = dict(padding='max_length', max_length=length) if length else dict(padding=True)
     try: return dict(vlm.processor(images=images, text=texts, return_tensors='pt', padding_side=padding_side, **pad))
-    except Exception as e: raise SampleError(f'The processor refused the samples ({type(e).__name__}: {e});', 'check images and texts.') from e
+    except Exception as e: raise SampleError(f'The processor refused the samples ({type(e).__name__}: {e});',
+                                             'check images and texts.') from e
 
 def check_context(vlm, n, sample):
     "Raise `SampleError` if the `n` tokens of `sample` are more than the model's context."
-    if vlm.context and n > vlm.context: raise SampleError(f'Sample {sample.id!r} has {n} tokens, more than the context of {vlm.context};', 'shorten its prompt or answer.')
+    if vlm.context and n > vlm.context:
+        raise SampleError(f'Sample {sample.id!r} has {n} tokens, more than the context of {vlm.context};', 'shorten its prompt or answer.')
 
-# %% ../../nbs/api/models/03_vlm.ipynb #e5cefa71
+# %% ../../nbs/api/models/03_vlm.ipynb #1fa301b5
 def encode(vlm, samples, answer=True, padding_side='right', length=None):
     "Batch of `samples`; see `VLM.encode`."
     samples = as_samples(samples)
@@ -71,11 +73,13 @@ def encode(vlm, samples, answer=True, padding_side='right', length=None):
     ids, mask = inputs['input_ids'], inputs['attention_mask'].bool()
     for n, s in zip(mask.sum(1).tolist(), samples): check_context(vlm, n, s)
     roles = torch.full(ids.shape, PAD, dtype=torch.uint8)
-    for b, seg in enumerate(segs): roles[b, mask[b]] = torch.from_numpy(token_roles(vlm.tokenizer, seg, ids[b, mask[b]].tolist(), vlm.image_token_id))
+    for b, seg in enumerate(segs):
+        roles[b, mask[b]] = torch.from_numpy(token_roles(vlm.tokenizer, seg, ids[b, mask[b]].tolist(), vlm.image_token_id))
     boxes = [vlm.adapter.boxes(vlm, im.size) for im in images]
     lm = Layout(roles, None if any(x is None for x in boxes) else boxes, vlm.adapter.why_no_boxes)
     for b, box in enumerate(lm.boxes or []):
-        if len(box) != int(lm.visual[b].sum()): raise ModelError(f'The adapter gives {len(box)} boxes for {int(lm.visual[b].sum())} visual tokens;',
+        if len(box) != int(lm.visual[b].sum()):
+            raise ModelError(f'The adapter gives {len(box)} boxes for {int(lm.visual[b].sum())} visual tokens;',
                                                                  'processor and model configuration disagree.')
     return Batch(inputs, {'lm': lm, **_vision_layouts(vlm, inputs, lm)}, samples)
 
@@ -91,7 +95,7 @@ def _vision_layouts(vlm, inputs, lm):
     tower_boxes = [b[extra:] if full else b for b in lm.boxes] if lm.boxes is not None else None
     return dict(projector=Layout(proj, lm.boxes, lm.why_no_boxes), vision=Layout(tower, tower_boxes, lm.why_no_boxes))
 
-# %% ../../nbs/api/models/03_vlm.ipynb #17586e8e
+# %% ../../nbs/api/models/03_vlm.ipynb #3cf82828
 class VLM:
     "A vision-language model with its processor: one handle for reading and steering its neurons."
     def __init__(self, model, # a transformers image-text-to-text model
@@ -101,8 +105,10 @@ class VLM:
         self.model, self.processor, self.adapter = model.eval(), processor, adapter or adapter_for(model)
         self.tokenizer = getattr(processor, 'tokenizer', None)
         if self.tokenizer is None or getattr(processor, 'image_processor', None) is None:
-            raise ModelError(f'{type(processor).__name__} has no tokenizer or no image processor;', 'pass the model\'s own `AutoProcessor`.')
-        if not getattr(self.tokenizer, 'is_fast', False): raise ModelError('The tokenizer is slow, so characters cannot be told from tokens;', 'load the fast one.')
+            raise ModelError(f'{type(processor).__name__} has no tokenizer or no image processor;',
+                             'pass the model\'s own `AutoProcessor`.')
+        if not getattr(self.tokenizer, 'is_fast', False):
+            raise ModelError('The tokenizer is slow, so characters cannot be told from tokens;', 'load the fast one.')
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
         self.image_token_id = model.config.image_token_id
         self.image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
@@ -110,7 +116,8 @@ class VLM:
         self.context = getattr(model.config.get_text_config(), 'max_position_embeddings', None)
         self.name, self.source = type(model).__name__, getattr(model.config, '_name_or_path', '') or ''
         unused = self.adapter.unused(self)
-        self._sites = {m: [replace(s, used=s.layer not in unused.get(m, ())) for s in find_sites(model, m, root)] for m, root in self.adapter.roots.items()}
+        found = {m: find_sites(model, m, root) for m, root in self.adapter.roots.items()}
+        self._sites = {m: [replace(s, used=s.layer not in unused.get(m, ())) for s in ss] for m, ss in found.items()}
 
     @property
     def device(self): return next(self.model.parameters()).device
@@ -118,15 +125,17 @@ class VLM:
     def dtype(self): return next(self.model.parameters()).dtype
     @property
     def modules(self): return tuple(m for m, s in self._sites.items() if s)
-    def __repr__(self): return f'VLM({self.name}, {", ".join(f"{m}: {len(s)} x {s[0].width}" for m, s in self._sites.items() if s)}, {self.dtype}, {self.device})'
+    def __repr__(self):
+        return f'VLM({self.name}, {", ".join(f"{m}: {len(s)} x {s[0].width}" for m, s in self._sites.items() if s)}, {self.dtype}, {self.device})'
 
-# %% ../../nbs/api/models/03_vlm.ipynb #f60c4173
+# %% ../../nbs/api/models/03_vlm.ipynb #aab3151c
 def sites(vlm, module=None, site='act', layers=None):
     "List of `Site`s of one `module` (default: all), `site` 'act' or 'post', optionally only some `layers`; raises `SiteError`."
     one_of(site, SITES, 'site')
     if module is not None:
         one_of(module, tuple(vlm._sites), 'module')
-        if not vlm._sites[module]: raise SiteError(f'The {module} of {vlm.name} has no neurons (no activation function);', f'choose from {", ".join(vlm.modules)}.')
+        if not vlm._sites[module]: raise SiteError(f'The {module} of {vlm.name} has no neurons (no activation function);',
+                                                   f'choose from {", ".join(vlm.modules)}.')
     out = [replace(s, site=site) for m in ([module] if module else vlm.modules) for s in vlm._sites[m]]
     if layers is not None:
         for l in layers: one_of(l, tuple(s.layer for s in out), 'layer')
@@ -208,18 +217,21 @@ def fingerprint(vlm):
 
 VLM.fingerprint = fingerprint
 
-# %% ../../nbs/api/models/03_vlm.ipynb #3642795c
+# %% ../../nbs/api/models/03_vlm.ipynb #8ca9abe5
 def _from_pretrained(path, dtype='auto', device=None, check=True, template=None, adapter=None, **kw):
     try: from transformers import AutoModelForImageTextToText, AutoProcessor, AutoConfig
     except ImportError as e: raise ModelError('transformers could not be imported;', 'install it: `pip install transformers`.') from e
     try: config = AutoConfig.from_pretrained(path)
-    except Exception as e: raise ModelError(f'No model can be read from {str(path)!r} ({type(e).__name__});', 'give a folder written by `save_pretrained` or a hub id.') from e
+    except Exception as e: raise ModelError(f'No model can be read from {str(path)!r} ({type(e).__name__});',
+                                            'give a folder written by `save_pretrained` or a hub id.') from e
     if getattr(config, 'vision_config', None) is None:
-        raise ModelError(f'{str(path)!r} holds a {config.model_type!r} model, which is not a vision-language model;', 'choose one that takes image and text.')
+        raise ModelError(f'{str(path)!r} holds a {config.model_type!r} model, which is not a vision-language model;',
+                         'choose one that takes image and text.')
     try:
         processor = AutoProcessor.from_pretrained(path)
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **kw)
-    except Exception as e: raise ModelError(f'The model in {str(path)!r} could not be loaded ({type(e).__name__}: {e});', 'check the files and your transformers version.') from e
+    except Exception as e: raise ModelError(f'The model in {str(path)!r} could not be loaded ({type(e).__name__}: {e});',
+                                            'check the files and your transformers version.') from e
     vlm = VLM(model.to(device) if device else model, processor, template, adapter)
     if check: vlm.check()
     return vlm

@@ -96,11 +96,12 @@ def exemplars(table, type, n=5, module='lm', per_layer=2):
     t = t.sort_values([p, 'max'], ascending=False, kind='stable')
     return t[t.groupby('layer').cumcount() < per_layer].index[:n].tolist()
 
-# %% ../../nbs/api/neurons/00_modality.ipynb #338ceaf5
+# %% ../../nbs/api/neurons/00_modality.ipynb #c991d0e1
 def _share_at(ds, r): # position of share r among those kept
     want = Fraction(str(r))
     kept = [Fraction(str(s)) for s in ds.share.values.tolist()] if 'share' in ds.coords else []
-    if want not in kept: raise OptionError(f'A share of {r!r} was not recorded (kept: {", ".join(map(str, map(float, kept)))});', 'choose one of these.')
+    if want not in kept: raise OptionError(f'A share of {r!r} was not recorded (kept: {", ".join(map(str, map(float, kept)))});',
+                                           'choose one of these.')
     return kept.index(want)
 
 def mostly_activated(ds, r_v=0.5, r_t=0.5, t_v=2, t_t=3):
@@ -121,7 +122,8 @@ def outliers(store, r=0.5, r_v=None, r_t=None, modules=None, **thresholds):
         ds = store.module(m)
         hits = mostly_activated(ds, r_v, r_t, **levels)
         n = hits.shape[-1]
-        parts.append(pd.DataFrame(dict(n_random=n, n_mostly=hits.sum(-1).ravel(), q_m=hits.sum(-1).ravel()/n), neuron_index(m, ds.layer.values.tolist(), ds.sizes['neuron'])))
+        mostly, index = hits.sum(-1).ravel(), neuron_index(m, ds.layer.values.tolist(), ds.sizes['neuron'])
+        parts.append(pd.DataFrame(dict(n_random=n, n_mostly=mostly, q_m=mostly/n), index))
     out = pd.concat(parts)[(table.n_m == table.n).to_numpy()]
     out['outlier'] = out.n_mostly == out.n_random
     out.attrs = dict(table.attrs, method='outliers', r_v=float(r_v), r_t=float(r_t))

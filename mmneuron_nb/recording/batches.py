@@ -18,7 +18,7 @@ from ..models.vlm import check_context
 from .state import ROW_COLUMN
 from .stats import Plan, active_counts, at_shares, maxima, order_statistics
 
-# %% ../../nbs/api/recording/02_batches.ipynb #8269548f
+# %% ../../nbs/api/recording/02_batches.ipynb #76be7c50
 def sample_hash(sample):
     "Hash of id, texts and domain, and of the pixels of an image in memory or the file name of one on disk."
     h = hashlib.blake2b(repr((sample.id, sample.prompt, sample.answer, sample.domain)).encode(), digest_size=8)
@@ -33,7 +33,8 @@ def checked(vlm, samples, opts, on_bad='raise'):
         check_text(s, vlm.image_token)
         if on_bad == 'raise' and isinstance(s.image, (str, Path)) and not Path(s.image).is_file(): load_image(s) # raises, naming the path
         if opts.answers == 'given' and s.answer is None:
-            raise SampleError(f'Sample {s.id!r} has no answer;', "give one, or record with answers='generate' (the model's own) or answers='none' (prompt only).")
+            raise SampleError(f'Sample {s.id!r} has no answer;',
+                              "give one, or record with answers='generate' (the model's own) or answers='none' (prompt only).")
     return samples
 
 # %% ../../nbs/api/recording/02_batches.ipynb #86828714
@@ -92,7 +93,7 @@ class BatchReader:
         text = (roles != PAD) & (roles != VISUAL) & (roles != 4)
         return value.cpu(), at_shares(x[roles == VISUAL]).cpu(), at_shares(x[text]).cpu()
 
-# %% ../../nbs/api/recording/02_batches.ipynb #6272974c
+# %% ../../nbs/api/recording/02_batches.ipynb #c30570a7
 def commit(reader):
     "Add a finished batch to the state; returns `{sample id: reason}` of samples that were kept out."
     state, batch = reader.state, reader.batch
@@ -113,7 +114,8 @@ def commit(reader):
         if st.active is not None: st.tokens.index_add_(0, dom[ok], reader.plans[m].tokens.cpu()[ok])
     roles, ids = batch.layout.roles.numpy(), batch.inputs['input_ids'].numpy()
     for n, s in enumerate(batch.samples):
-        if ok[n]: state.add_sample(s.id, domain_of(s), ids[n][roles[n] != PAD], roles[n][roles[n] != PAD], batch.layout.boxes and batch.layout.boxes[n])
+        real = roles[n] != PAD
+        if ok[n]: state.add_sample(s.id, domain_of(s), ids[n][real], roles[n][real], batch.layout.boxes and batch.layout.boxes[n])
     state.skipped |= lost
     return lost
 

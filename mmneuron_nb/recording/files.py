@@ -73,7 +73,7 @@ def write_store(state, manifest, out, facts=None):
     except OSError as e: raise disk_full(out, e) from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../../nbs/api/recording/03_files.ipynb #3d533722
+# %% ../../nbs/api/recording/03_files.ipynb #136617da
 EXACT = {True: 'float32: the same bits with any batch size, order and split on one kind of machine',
          False: 'reduced precision: another batch size may change an activation by a few units in its last place (2^-8 of its size in bfloat16) per layer'}
 
@@ -81,7 +81,8 @@ def make_manifest(state, fingerprint, data, pieces=None):
     "The JSON-able description of a run; `pieces`: the words of the token ids, kept with token rows."
     import transformers
     from mmneuron_nb import __version__
-    return dict(format=1, pieces=pieces, exact=EXACT[fingerprint['dtype'] == 'float32'], model=fingerprint, data=data, options=asdict(state.opts), domains=[str(d) for d in state.domains],
+    return dict(format=1, pieces=pieces, exact=EXACT[fingerprint['dtype'] == 'float32'], model=fingerprint, data=data,
+                options=asdict(state.opts), domains=[str(d) for d in state.domains],
                 sites={m: [asdict(s) for s in ss] for m, ss in state.sites.items()}, ids=sorted_ids(state.table),
                 skipped=[dict(id=i, reason=r) for i, r in sorted(state.skipped.items(), key=lambda d: str(d[0]))],
                 versions=dict(mmneuron_nb=__version__, torch=torch.__version__, transformers=transformers.__version__))
@@ -92,7 +93,7 @@ def manifest_parts(manifest):
     opts = Options(**(o | dict(modules=tuple(o['modules']), layers=None if o['layers'] is None else tuple(o['layers']))))
     return [Site(**s) for ss in manifest['sites'].values() for s in ss], opts
 
-# %% ../../nbs/api/recording/03_files.ipynb #897ec411
+# %% ../../nbs/api/recording/03_files.ipynb #9f5497a8
 class Checkpoint:
     "The unfinished run on disk: `save` and `load` a `RunState`; a lock keeps a second writer out."
     def __init__(self, out, key): # key: JSON-able description of what is recorded; another one is refused
@@ -110,7 +111,8 @@ class Checkpoint:
         from safetensors.torch import save
         start = time.monotonic()
         state.flush()
-        tensors = {f'{m}/{k}': v.contiguous() for m in state.modules for k, v in module_arrays(state, m).items()} | {f'table/{k}': v for k, v in table_arrays(state).items()}
+        tensors = {f'{m}/{k}': v.contiguous() for m in state.modules for k, v in module_arrays(state, m).items()}
+        tensors |= {f'table/{k}': v for k, v in table_arrays(state).items()}
         meta = dict(key=json.dumps(self.key), ids=json.dumps(sorted_ids(state.table)), skipped=json.dumps(list(state.skipped.items())))
         write_atomic(self.file, save(tensors, meta))
         self.last = time.monotonic(); self.cost = self.last - start
@@ -121,7 +123,7 @@ class Checkpoint:
             import shutil
             shutil.rmtree(self.dir, ignore_errors=True)
 
-# %% ../../nbs/api/recording/03_files.ipynb #d07d7b1f
+# %% ../../nbs/api/recording/03_files.ipynb #de40973d
 def _lock(f, where):
     "Take the lock file, or raise `StoreError`: somebody else is writing there. The lock goes with the process, however it ends."
     try: import fcntl
@@ -148,7 +150,8 @@ def load_checkpoint(ckpt, state):
     if not ckpt.file.exists(): return state
     try:
         with safe_open(ckpt.file, 'pt') as f: meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as e: raise StoreError(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});', f'delete {str(ckpt.dir)!r} to begin anew.') from e
+    except Exception as e: raise StoreError(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});',
+                                            f'delete {str(ckpt.dir)!r} to begin anew.') from e
     refuse_other(json.loads(meta['key']), ckpt.key, ckpt.dir)
     done = json.loads(meta['ids'])
     state.skipped = {i: r for i, r in json.loads(meta['skipped'])}
@@ -165,4 +168,5 @@ def refuse_other(have, want, where):
             a, b = have[group].get(k), want[group].get(k)
             if json.dumps(a) != json.dumps(b):
                 what = f'sample {k!r}' if group == 'data' else f'{k} ({a!r}, not {b!r})'
-                raise StoreError(f'{str(where)!r} holds a recording with another {what};', 'choose another `out`, or pass `overwrite=True` to replace it.')
+                raise StoreError(f'{str(where)!r} holds a recording with another {what};',
+                                 'choose another `out`, or pass `overwrite=True` to replace it.')

@@ -70,7 +70,7 @@ def _draw_again(vlm, samples, state, batch_size):
             m = state.modules[site.module]
             for n, r in drawn.items(): m.random.setdefault(int(reader.order[n]), [None]*len(m.sites))[l] = r
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #dd14bf8a
+# %% ../../nbs/api/recording/05_recorder.ipynb #1e91595b
 def with_answers(vlm, samples, batch_size, progress=True):
     "Samples with the model's own greedy answer where none was given (METHODS: generated once, then replayed)."
     from tqdm.auto import tqdm
@@ -85,10 +85,11 @@ def _plan(vlm, samples, opts):
     sites = [s for m in opts.modules for s in vlm.sites(m, opts.site, opts.layers)]
     if not sites: raise OptionError('No modules to record;', f'choose from {", ".join(vlm.modules)}.')
     for m in opts.modules:
-        if len({s.width for s in sites if s.module == m}) > 1: raise OptionError(f'The layers of {m} differ in width;', 'record them in separate runs with `layers=[...]`.')
+        if len({s.width for s in sites if s.module == m}) > 1: raise OptionError(f'The layers of {m} differ in width;',
+                                                                                 'record them in separate runs with `layers=[...]`.')
     return sites, sorted({domain_of(s) for s in samples})
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #64009af6
+# %% ../../nbs/api/recording/05_recorder.ipynb #a1438e5e
 def record(vlm, # `VLM`
            samples, # `Sample`s: a list, or anything that can be made one
            out=None, # folder of the store, such as 'run.zarr'; None keeps it in memory
@@ -107,7 +108,8 @@ def record(vlm, # `VLM`
     "Record every neuron's statistics in one pass over the samples; returns an `ActivationStore`. Paper A, sections 3.2 and 4.1."
     one_of(engine, ('local',), 'engine')
     if on_bad not in ('raise', 'skip'): raise OptionError(f'on_bad={on_bad!r};', "choose 'raise' or 'skip'.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1: raise OptionError(f'batch_size={batch_size!r};', 'give a whole number >= 1.')
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise OptionError(f'batch_size={batch_size!r};', 'give a whole number >= 1.')
     opts = _options(dict(top=top, random=random, site=site, domains=domains, modules=modules, **options))
     _plan(vlm, [], opts) # names are checked before any sample is read
     samples = checked(vlm, samples, opts, on_bad)
@@ -124,7 +126,7 @@ def _options(kw):
         elif kw.get(k) is not None: kw[k] = tuple(dict.fromkeys(kw[k]))
     return Options(**kw)
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #8f09361a
+# %% ../../nbs/api/recording/05_recorder.ipynb #9ab0d5d2
 def _key(vlm, samples, opts):
     "What makes two runs the same run."
     return dict(model=vlm.fingerprint(), options=json.loads(json.dumps(asdict(opts))), data={str(s.id): sample_hash(s) for s in samples})
@@ -136,7 +138,9 @@ def _record(vlm, samples, opts, ckpt, batch_size, on_bad, progress, key=None, ou
     if ckpt is not None: load_checkpoint(ckpt, state)
     before, start = len(state.table), time.perf_counter()
     run(vlm, samples, state, batch_size, ckpt, on_bad, progress)
-    if not state.table: raise SampleError(f'None of the {len(samples)} samples could be recorded ({next(iter(state.skipped.values()))});', 'look at the first one.')
+    if not state.table:
+        raise SampleError(f'None of the {len(samples)} samples could be recorded ({next(iter(state.skipped.values()))});',
+                          'look at the first one.')
     n, sec = len(state.table) - before, time.perf_counter() - start
     facts = dict(samples=n, seconds=sec, device=str(vlm.device), batch_size=batch_size, **state.clock)
     manifest = make_manifest(state, key['model'], dict(samples=key['data']), _pieces(vlm, state) if opts.keep_tokens else None)

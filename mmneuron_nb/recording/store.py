@@ -20,7 +20,7 @@ from .batches import encode_batch, sample_hash
 from .files import make_manifest, manifest_parts, module_dataset, sample_dataset, with_coords, write_store
 from .state import RunState, load_module, load_table, merge, row_roles, table_row
 
-# %% ../../nbs/api/recording/04_store.ipynb #dbb21111
+# %% ../../nbs/api/recording/04_store.ipynb #e80e9433
 def parse_neuron(neuron):
     "`(module, layer, index)` from such a tuple or from its name, `lm.L20.U188`; raises `SiteError`."
     try:
@@ -30,14 +30,15 @@ def parse_neuron(neuron):
             return module, int(layer[1:]), int(unit[1:])
         module, layer, index = neuron
         return str(module), int(layer), int(index)
-    except (ValueError, TypeError, IndexError) as e: raise SiteError(f'{neuron!r} names no neuron;', "write ('lm', 20, 188) or 'lm.L20.U188'.") from e
+    except (ValueError, TypeError, IndexError) as e: raise SiteError(f'{neuron!r} names no neuron;',
+                                                                     "write ('lm', 20, 188) or 'lm.L20.U188'.") from e
 
 def neuron_name(neuron): # (module, layer, index) -> 'lm.L20.U188'
     "The name of a neuron."
     module, layer, index = parse_neuron(neuron)
     return f'{module}.L{layer}.U{index}'
 
-# %% ../../nbs/api/recording/04_store.ipynb #e4e699aa
+# %% ../../nbs/api/recording/04_store.ipynb #10291eff
 @dataclass
 class TokenRow:
     "Activations of one neuron over the tokens of one sample."
@@ -54,14 +55,16 @@ class TokenRow:
 
     @property
     def name(self): return neuron_name(self.neuron)
-    def __repr__(self): return f'TokenRow({self.name}, rank {self.rank}, sample {self.sample_id!r}, {len(self.values)} tokens, max {np.nanmax(self.values):.3f} of {self.max:.3f})'
+    def __repr__(self):
+        top = np.nanmax(self.values)
+        return f'TokenRow({self.name}, rank {self.rank}, sample {self.sample_id!r}, {len(self.values)} tokens, max {top:.3f} of {self.max:.3f})'
 
 def token_strings(tokenizer, ids):
     "Readable pieces of text of token ids, with their leading blanks."
     toks = tokenizer.convert_ids_to_tokens(list(ids))
     return [t.replace('\u2581', ' ') if '\u2581' in t else tokenizer.decode([i]) if 'Ġ' in t or 'Ċ' in t or not t.isascii() else t for t, i in zip(toks, ids)]
 
-# %% ../../nbs/api/recording/04_store.ipynb #9beec6f3
+# %% ../../nbs/api/recording/04_store.ipynb #cfa1dbd9
 class ActivationStore:
     "A finished recording. `ds`: the Dataset of the language model (or of the only module); `module(name)`: of any."
     def __init__(self, datasets, samples, manifest, path=None, facts=None):
@@ -85,10 +88,11 @@ class ActivationStore:
         ds = self.module(m)
         layers = ds.layer.values.tolist()
         one_of(l, layers, f'layer of {m}')
-        if not 0 <= i < ds.sizes['neuron']: raise SiteError(f'{m} has neurons 0 to {ds.sizes["neuron"] - 1}, not {i};', 'choose one of them.')
+        if not 0 <= i < ds.sizes['neuron']: raise SiteError(f'{m} has neurons 0 to {ds.sizes["neuron"] - 1}, not {i};',
+                                                            'choose one of them.')
         return m, layers.index(l), i
 
-# %% ../../nbs/api/recording/04_store.ipynb #e8891957
+# %% ../../nbs/api/recording/04_store.ipynb #dd1e9bf5
 def from_state(state, manifest, facts=None):
     "A store in memory."
     return ActivationStore({m: module_dataset(state, m) for m in state.modules}, sample_dataset(state), manifest, None, facts)
@@ -103,27 +107,32 @@ def open_store(path, vlm=None, samples=None):
         raise StoreError(f'There is no store at {str(path)!r};', hint)
     try:
         manifest = json.loads((path/'manifest.json').read_text())
-        ds = {m: with_coords(xr.open_zarr(path, group=m, consolidated=False, chunks=None), [s['layer'] for s in ss], manifest['domains']) for m, ss in manifest['sites'].items()}
+        read = lambda group: xr.open_zarr(path, group=group, consolidated=False, chunks=None)
+        ds = {m: with_coords(read(m), [s['layer'] for s in ss], manifest['domains']) for m, ss in manifest['sites'].items()}
         facts = json.loads((path/'facts.json').read_text())
-        store = ActivationStore(ds, xr.open_zarr(path, group='samples', consolidated=False, chunks=None), manifest, path, facts)
+        store = ActivationStore(ds, read('samples'), manifest, path, facts)
     except StoreError: raise
     except Exception as e: raise StoreError(f'The store at {str(path)!r} is damaged ({type(e).__name__}: {e});', 'record it again.') from e
     return store.attach(vlm, samples) if vlm is not None else store
 
-# %% ../../nbs/api/recording/04_store.ipynb #3b001e15
+# %% ../../nbs/api/recording/04_store.ipynb #e988e01f
 def same_model(want, have):
     "Raise `StoreError` naming the first thing in which two fingerprints differ."
     for k in ('model', 'weights', 'dtype', 'tokenizer', 'image_processor', 'template'):
-        if want[k] != have[k]: raise StoreError(f'The store was recorded with another {k} ({want[k]}, not {have[k]});', 'use the model and processor it was made with.')
+        if want[k] != have[k]: raise StoreError(f'The store was recorded with another {k} ({want[k]}, not {have[k]});',
+                                                'use the model and processor it was made with.')
 
 def attach(store, vlm, samples=None):
     "Connect the model (and the samples) that `store` was recorded with; returns the store, raises `StoreError` naming what differs."
     same_model(store.manifest['model'], vlm.fingerprint())
     if samples is not None:
         by = {s.id: s for s in samples}
-        if (lost := [i for i in store.ids if i not in by]): raise StoreError(f'{len(lost)} recorded samples are not among those given (for example {lost[0]!r});', 'pass the samples of the recording.')
+        if (lost := [i for i in store.ids if i not in by]):
+            raise StoreError(f'{len(lost)} recorded samples are not among those given (for example {lost[0]!r});',
+                             'pass the samples of the recording.')
         for i in store.ids:
-            if sample_hash(by[i]) != store.manifest['data']['samples'][str(i)]: raise StoreError(f'Sample {i!r} has another text or image than the recorded one;', 'pass the samples of the recording.')
+            if sample_hash(by[i]) != store.manifest['data']['samples'][str(i)]:
+                raise StoreError(f'Sample {i!r} has another text or image than the recorded one;', 'pass the samples of the recording.')
         store._data = by
     return connect(store, vlm, store._data)
 
@@ -150,7 +159,7 @@ def _activations(store, sample, module, layer):
     store._cache.move_to_end(key)
     return store._cache[key]
 
-# %% ../../nbs/api/recording/04_store.ipynb #79cdca2f
+# %% ../../nbs/api/recording/04_store.ipynb #fc681dac
 def _kept_row(store, neuron, p, i, rank, number, peak):
     "A row that was kept while recording; roles, words and boxes come from the sample table and the manifest."
     domain, ids, runs, boxes = table_row({k: v.values for k, v in store._samples.data_vars.items()}, number)
@@ -170,16 +179,18 @@ def tokens(store, neuron, rank=0):
     "The `TokenRow` of one top entry of a neuron: from disk if kept (`keep_tokens`) and no samples are attached, else made again from the sample."
     m, p, i = store.index(neuron)
     ds = store.module(m)
-    if not 0 <= rank < ds.sizes['rank']: raise OptionError(f'Rank {rank} was not recorded (ranks 0 to {ds.sizes["rank"] - 1});', 'record with a larger `top`.')
+    if not 0 <= rank < ds.sizes['rank']: raise OptionError(f'Rank {rank} was not recorded (ranks 0 to {ds.sizes["rank"] - 1});',
+                                                           'record with a larger `top`.')
     number, value, peak = int(ds.top_sample[p, i, rank]), float(ds.top_value[p, i, rank]), float(ds.top_value[p, i, 0])
-    if number < 0: raise OptionError(f'{neuron_name(neuron)} has only {int((ds.top_sample[p, i] >= 0).sum())} entries;', 'choose a smaller rank.')
+    if number < 0: raise OptionError(f'{neuron_name(neuron)} has only {int((ds.top_sample[p, i] >= 0).sum())} entries;',
+                                     'choose a smaller rank.')
     neuron = parse_neuron(neuron)
     if store._data is None:
         if 'top_row' in ds: return _kept_row(store, neuron, p, i, rank, number, peak)
         raise StoreError('The token rows were not kept;', 'call `store.attach(vlm, samples)` first, or record with `keep_tokens=True`.')
     return token_row(store, neuron, rank, store._data[store.ids[number]], peak, value)
 
-# %% ../../nbs/api/recording/04_store.ipynb #df72eea7
+# %% ../../nbs/api/recording/04_store.ipynb #37d0d276
 def token_row(store, neuron, rank, sample, peak, value=None):
     "The `TokenRow` of `neuron` on any attached sample; if `value` is given, its counted maximum must be that."
     m, l, i = neuron
@@ -193,9 +204,12 @@ def token_row(store, neuron, rank, sample, peak, value=None):
         counted = np.isin(roles, (1, 2, 3, 4) if store.options.count_template else (1, 2, 3))
         got = values[counted].max()
         tol = 1e-4 if store.manifest['model']['dtype'] == 'float32' else 5e-2
-        if abs(got - value) > tol*max(1, abs(value)): raise StoreError(f'{neuron_name(neuron)} gives {got:.4g} on sample {sample.id!r}, but {value:.4g} was recorded;', 'the model or the data changed.')
+        if abs(got - value) > tol*max(1, abs(value)):
+            raise StoreError(f'{neuron_name(neuron)} gives {got:.4g} on sample {sample.id!r}, but {value:.4g} was recorded;',
+                             'the model or the data changed.')
     boxes = None if lay.boxes is None else [b for b, k in zip(lay.row_boxes(0), keep) if k]
-    return TokenRow(neuron, rank, sample.id, values, peak, token_strings(store.vlm.tokenizer, ids), roles, boxes, load_image(sample), str(sample.domain or ''))
+    words = token_strings(store.vlm.tokenizer, ids)
+    return TokenRow(neuron, rank, sample.id, values, peak, words, roles, boxes, load_image(sample), str(sample.domain or ''))
 
 ActivationStore.tokens = tokens
 

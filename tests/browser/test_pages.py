@@ -29,7 +29,8 @@ def made_up(neuron, rank, seed):
     words = ' What is in the picture ? The image features a red ball and a small dog near a traffic light .'.split(' ')[1:]
     v = rng.gamma(.4, 1., 144 + len(words)).astype(np.float32)
     roles = np.array([1] * 144 + [2] * 6 + [3] * (len(words) - 6), np.uint8)
-    return Row(neuron, rank, f'scene-{seed}', v, float(v.max() * 1.05), ['<image>'] * 144 + [f' {w}' for w in words], roles, boxes + [None] * len(words), im)
+    tokens = ['<image>'] * 144 + [f' {w}' for w in words]
+    return Row(neuron, rank, f'scene-{seed}', v, float(v.max() * 1.05), tokens, roles, boxes + [None] * len(words), im)
 
 
 @pytest.fixture(scope='module')

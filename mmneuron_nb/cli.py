@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['type_summary', 'run_facts', 'report_rows', 'demo', 'parser', 'main']
 
-# %% ../nbs/api/90_cli.ipynb #11d792d8
+# %% ../nbs/api/90_cli.ipynb #3242e4a2
 import argparse, sys, time
 from pathlib import Path
 import pandas as pd
 from .errors import MMNeuronError
-from .neurons.modality import TYPES, exemplars, modality_types
+from .names import TYPES
+from .neurons.modality import exemplars, modality_types
 
 # %% ../nbs/api/90_cli.ipynb #500d913b
 def type_summary(table, sure=0.8):

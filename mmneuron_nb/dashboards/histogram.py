@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['HistogramDashboard']
 
-# %% ../../nbs/api/dashboards/01_histogram.ipynb #009cc443
+# %% ../../nbs/api/dashboards/01_histogram.ipynb #37ccebb3
 from types import SimpleNamespace
 from traitlets import Bool, Float, Int, Unicode, validate
 from ..errors import OptionError
 from .base import Dashboard, part, pick, tick, whole
 from ..views.figures import HISTOGRAM_VIEWS, histogram_figure
-from ..views.palette import TYPES
+from ..names import TYPES
 from ..views.static import histogram_picture
 from ..views.summaries import histogram, type_counts
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TIES', 'LayerDashboard']
 
-# %% ../../nbs/api/dashboards/02_layers.ipynb #9889ca4d
+# %% ../../nbs/api/dashboards/02_layers.ipynb #03afc8da
 from types import SimpleNamespace
 from traitlets import Int, Unicode, default, validate
 from ..errors import OptionError
 from .base import Dashboard, pick, whole
 from ..views.figures import LAYER_VIEWS, layer_figure
-from ..views.palette import TYPES
+from ..names import TYPES
 from ..views.static import layer_picture, shares_picture
 from ..views.summaries import NORMS, TOP_SHARE, layer_shares, layer_top
 

@@ -6,7 +6,7 @@
 __all__ = ['SHORT', 'Batch', 'as_samples', 'check_context', 'encode', 'VLM', 'sites', 'steady', 'forward', 'reading',
            'activations', 'generate', 'fingerprint', 'from_pretrained', 'toy']
 
-# %% ../../nbs/api/models/03_vlm.ipynb #97d2723d
+# %% ../../nbs/api/models/03_vlm.ipynb #a5c045ac
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,8 @@ import torch
 from ..errors import ModelError, SampleError, SiteError
 from ..data.samples import Sample, load_image
 from .adapters import adapter_for
-from .layout import PAD, VISUAL, TEMPLATE, Layout, check_text, find_template, token_roles
+from ..names import PAD, TEMPLATE, VISUAL
+from .layout import Layout, check_text, find_template, token_roles
 from .sites import SITES, find_sites, hooked, one_of
 
 # %% ../../nbs/api/models/03_vlm.ipynb #5ee8b3bd

@@ -6,13 +6,14 @@
 __all__ = ['STEP', 'sample_hash', 'checked', 'padded_length', 'encode_batch', 'batches', 'BatchReader', 'commit', 'domain_of',
            'read_batch']
 
-# %% ../../nbs/api/recording/02_batches.ipynb #e0677fc2
+# %% ../../nbs/api/recording/02_batches.ipynb #098a311b
 import hashlib, time
 from pathlib import Path
 import torch
 from ..errors import SampleError
 from ..data.samples import check_samples, load_image
-from ..models.layout import PAD, VISUAL, check_text, text_roles
+from ..names import PAD, VISUAL
+from ..models.layout import check_text, text_roles
 from ..models.sites import hooked
 from ..models.vlm import check_context
 from .state import ROW_COLUMN

@@ -6,13 +6,13 @@
 __all__ = ['CHUNK', 'EXACT', 'module_dataset', 'with_coords', 'sample_dataset', 'disk_full', 'write_store', 'make_manifest',
            'manifest_parts', 'Checkpoint', 'write_atomic', 'load_checkpoint', 'refuse_other']
 
-# %% ../../nbs/api/recording/03_files.ipynb #258ab6ca
+# %% ../../nbs/api/recording/03_files.ipynb #41344ebe
 import errno, json, os, shutil, time
 from dataclasses import asdict
 from pathlib import Path
 import torch
 from ..errors import StoreError
-from ..models.layout import ROLES
+from ..names import ROLES
 from ..models.sites import Site
 from .state import DIMS, Options, load_module, load_table, module_arrays, sorted_ids, table_arrays
 from .stats import SHARES

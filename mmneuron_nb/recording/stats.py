@@ -6,12 +6,12 @@
 __all__ = ['EMPTY', 'SHARES', 'make_key', 'split_key', 'Plan', 'maxima', 'largest', 'widen', 'order_statistics', 'active_counts',
            'TopN', 'priority', 'at_shares']
 
-# %% ../../nbs/api/recording/00_stats.ipynb #99466ea6
+# %% ../../nbs/api/recording/00_stats.ipynb #fd77032f
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
 import torch
-from ..models.layout import ANSWER, PAD, PROMPT, TEMPLATE, VISUAL
+from ..names import ANSWER, PAD, PROMPT, TEMPLATE, VISUAL
 
 # %% ../../nbs/api/recording/00_stats.ipynb #720cb132
 EMPTY = torch.iinfo(torch.int64).min # key of a free slot

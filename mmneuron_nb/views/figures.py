@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['HISTOGRAM_VIEWS', 'P_NAMES', 'LAYER_VIEWS', 'MARKS', 'histogram_figure', 'layer_figure', 'layer_names']
 
-# %% ../../nbs/api/views/02_figures.ipynb #7a70fdab
+# %% ../../nbs/api/views/02_figures.ipynb #6a820d5a
 import numpy as np, plotly.graph_objects as go
 from ..errors import OptionError
-from .palette import INK, LOOK, P_COLUMNS, TYPES
+from ..names import TYPES
+from .palette import INK, LOOK
 from .summaries import NORMS, Histogram, LayerShares, LayerTop, TypeCounts
 
 # %% ../../nbs/api/views/02_figures.ipynb #d53f152f

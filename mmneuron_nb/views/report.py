@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['REPORT_CSS', 'facts_html', 'neuron_html', 'type_html', 'charts', 'write_report']
 
-# %% ../../nbs/api/views/06_report.ipynb #6888c25a
+# %% ../../nbs/api/views/06_report.ipynb #6d1434b9
 from html import escape
 from pathlib import Path
 from ..errors import OptionError
-from .overlays import CARD_CSS, exemplar_card, row_name, scale_words
+from .overlays import CARD_CSS, exemplar_card, scale_words
 from .pages import cell, page, page_path, table_html, write_page
-from .palette import LOOK, P_COLUMNS, TYPES
+from ..names import TYPES, neuron_name
+from .palette import LOOK, P_COLUMNS
 from .static import histogram_picture, layer_picture, shares_picture
 from .summaries import histogram, layer_shares, layer_top, summary, type_counts
 
@@ -21,7 +22,7 @@ def facts_html(facts:dict) -> str:
     say = lambda v: ', '.join(f'{escape(str(k))} {cell(x)}' for k, x in v.items()) if isinstance(v, dict) else cell(v)
     return '<dl class="facts">' + ''.join(f'<div><dt>{escape(str(k))}</dt><dd>{say(v)}</dd></div>' for k, v in facts.items()) + '</dl>'
 
-# %% ../../nbs/api/views/06_report.ipynb #b0b3fd5a
+# %% ../../nbs/api/views/06_report.ipynb #e2dceeb0
 def neuron_html(table, rows:list, size:int) -> str:
     "One neuron: its probabilities in words and a card per row."
     row = rows[0]
@@ -29,7 +30,7 @@ def neuron_html(table, rows:list, size:int) -> str:
     known = key in table.index
     p = ', '.join(f'{t} {table.loc[key, c]:.0%}' for t, c in zip(TYPES, P_COLUMNS)) if known else 'not in the table'
     cards = ''.join(exemplar_card(r, size, style=False, scale=False) for r in rows)
-    head = f'<h3>{escape(row_name(row))}</h3><p class="soft">Of its top samples: {p}. Maximum {row.max:.3g}.</p>'
+    head = f'<h3>{escape(neuron_name(row.neuron))}</h3><p class="soft">Of its top samples: {p}. Maximum {row.max:.3g}.</p>'
     return f'<section>{head}<div class="cards">{cards}</div></section>'
 
 # %% ../../nbs/api/views/06_report.ipynb #5be33c30

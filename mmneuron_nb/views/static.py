@@ -6,14 +6,15 @@
 __all__ = ['RC', 'PLAIN', 'WRITERS', 'TILES', 'to_bytes', 'inline_svg', 'Picture', 'histogram_picture', 'layer_picture',
            'shares_picture']
 
-# %% ../../nbs/api/views/03_static.ipynb #f52a1ae1
+# %% ../../nbs/api/views/03_static.ipynb #7aa88ed6
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
 import os, re, numpy as np
 from ..errors import OptionError
-from .palette import LOOK, TYPES
+from ..names import TYPES
+from .palette import LOOK
 from .summaries import NORMS, Histogram, LayerShares, LayerTop, TypeCounts
 
 # %% ../../nbs/api/views/03_static.ipynb #24292d67

@@ -7,12 +7,13 @@ __all__ = ['FLOW', 'TOP_SHARE', 'NORMS', 'synthetic_table', 'check_table', 'Summ
            'silent_words', 'histogram', 'TypeCounts', 'type_counts', 'LayerTop', 'label', 'layer_top', 'LayerShares',
            'layer_shares']
 
-# %% ../../nbs/api/views/01_summaries.ipynb #12c6c729
+# %% ../../nbs/api/views/01_summaries.ipynb #2140482c
 from dataclasses import dataclass
 from types import SimpleNamespace
 import numpy as np, pandas as pd
 from ..errors import OptionError, SiteError
-from .palette import P_COLUMNS, TYPES
+from ..names import TYPES
+from .palette import P_COLUMNS
 
 # %% ../../nbs/api/views/01_summaries.ipynb #ccc8f0ac
 def synthetic_table(

@@ -1,6 +1,6 @@
 """Classifying all neurons of a 7B model: a synthetic store of LLaVA-1.5-7B's language model (32 x 11,008 neurons, top 50, K = 8).
 
-    python benchmarks/types.py [--layers 32 --width 11008 --top 50]
+    python benchmarks/modality.py [--layers 32 --width 11008 --top 50]
 """
 import argparse, resource, tempfile, time
 from pathlib import Path

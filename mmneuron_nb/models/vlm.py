@@ -237,7 +237,7 @@ def _from_pretrained(path, dtype='auto', device=None, check=True, template=None,
     if check: vlm.check()
     return vlm
 
-# %% ../../nbs/api/models/03_vlm.ipynb #8edade0f
+# %% ../../nbs/api/models/03_vlm.ipynb #5466df60
 def from_pretrained(path, # folder or hub id of an image-text-to-text model
                     dtype='auto', # 'auto', 'float32', 'bfloat16', ...
                     device=None, # 'cpu', 'cuda', ...; default: where transformers puts it
@@ -248,6 +248,9 @@ def from_pretrained(path, # folder or hub id of an image-text-to-text model
 
 def toy(check=True):
     "The small trained LLaVA that ships with the library: offline, CPU, a second to load."
-    return _from_pretrained(Path(__file__).parents[1]/'assets'/'toy', check=check)
+    from transformers.utils import logging
+    logging.disable_progress_bar() # it is there at once
+    try: return _from_pretrained(Path(__file__).parents[1]/'assets'/'toy', check=check)
+    finally: logging.enable_progress_bar()
 
 VLM.from_pretrained, VLM.toy = staticmethod(from_pretrained), staticmethod(toy)

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['ACTIONS', 'LEGS', 'ARMS', 'SHIRTS', 'person']
 
-# %% ../../nbs/api/data/04_people.ipynb #d132d849
+# %% ../../nbs/api/data/04_people.ipynb #909cf7f8
 from PIL import Image
 
-from . import things # registered first
+from . import things # registered before the drawings below
+from . import outside
 from .pen import CREAM, INK, STEEL, COLOURS, Pen, arc, concept, shade
 
 # %% ../../nbs/api/data/04_people.ipynb #a5e37f1c

@@ -5,12 +5,10 @@
 # %% auto #0
 __all__ = ['ACTIONS', 'LEGS', 'ARMS', 'SHIRTS', 'person']
 
-# %% ../../nbs/api/data/04_people.ipynb #909cf7f8
-from PIL import Image
-
+# %% ../../nbs/api/data/04_people.ipynb #b1782583
 from . import things # registered before the drawings below
 from . import outside
-from .pen import CREAM, INK, STEEL, COLOURS, Pen, arc, concept, shade
+from .pen import INK, STEEL, Pen, arc, concept, shade
 
 # %% ../../nbs/api/data/04_people.ipynb #a5e37f1c
 ACTIONS = ('walking', 'running', 'sitting', 'reading', 'eating', 'waving', 'holding an umbrella')

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TASKS', 'PROMPT', 'POSSIBLE', 'make', 'gallery']
 
-# %% ../../nbs/api/data/01_scenes.ipynb #9a46375d
+# %% ../../nbs/api/data/01_scenes.ipynb #7578f7e4
 from PIL import Image
 
-from .drawing import SIZE, paint
+from .drawing import paint
 from .language import KINDS, ask, caption
 from .people import ACTIONS, person
 from .pen import COLOURS, CONCEPTS, picture

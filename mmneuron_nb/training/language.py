@@ -87,7 +87,7 @@ def collate(packed): # list of dicts from `pack`; returns torch tensors
     batch['start'] = packed[0]['start']
     return batch
 
-# %% ../../nbs/training/02_language.ipynb #ea63678f
+# %% ../../nbs/training/02_language.ipynb #ae167c5c
 def llava_model(seed=0): # the whole model, random weights
     "`LlavaForConditionalGeneration` with the tower's and the language model's shapes."
     import torch
@@ -100,7 +100,6 @@ def llava_model(seed=0): # the whole model, random weights
 
 def speak(llava, features, batch): # features float [b, tokens, width]; returns the model's output
     "The language model's hidden states for packed turns over given picture features."
-    import torch
     embeds = llava.get_input_embeddings()(batch['ids'])
     seen = llava.model.multi_modal_projector(features)
     embeds = embeds.masked_scatter((batch['ids'] == 3)[..., None], seen.to(embeds.dtype))

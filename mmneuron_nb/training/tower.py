@@ -5,12 +5,10 @@
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'TOWER', 'tower_model', 'tower_features', 'head_losses', 'tower_loss', 'tower_score']
 
-# %% ../../nbs/training/01_tower.ipynb #f0ab9d5b
-from pathlib import Path
-
+# %% ../../nbs/training/01_tower.ipynb #73a8d943
 import numpy as np
 
-from .toolbox import GRID, LABELS, PATCH, SIDE, WHOLE, batch_rows
+from .toolbox import LABELS, PATCH, SIDE, WHOLE, batch_rows
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711) # of CLIP's image processor
 TOWER = dict(hidden_size=160, intermediate_size=480, num_hidden_layers=5, num_attention_heads=5, image_size=SIDE, patch_size=PATCH, projection_dim=160)

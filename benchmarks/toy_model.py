@@ -1,10 +1,10 @@
-"""How well the shipped model sees: python benchmarks/toy_model.py [--scenes 200] [--model data/toy] [--json figures.json]
+"""How well the shipped model sees: python benchmarks/toy_model.py [--scenes 500] [--model data/toy] [--json figures.json]
 
 Held-out scenes (seeds that training never used). Captions: F1 over (object, colour) pairs, and over objects alone. Questions: exact answers by
 kind. Two controls tell whether the picture is used: the same questions over another scene's picture, and the best answer that can be given
 blind, that is the commonest answer to the very same words. The model is loaded through transformers alone, as a stranger would.
 """
-import argparse, json, re, time
+import argparse, json, os, re, time
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -57,8 +57,8 @@ def blind(n=6000):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--scenes', type=int, default=200, help='scenes for captions and for each kind of question')
-    parser.add_argument('--model', default=str(Path(__file__).parent.parent/'data'/'toy'))
+    parser.add_argument('--scenes', type=int, default=500, help='scenes for captions and for each kind of question')
+    parser.add_argument('--model', default=os.path.relpath(Path(__file__).resolve().parent.parent/'data'/'toy'))
     parser.add_argument('--threads', type=int, default=0)
     parser.add_argument('--json', help='write the figures here')
     args = parser.parse_args()

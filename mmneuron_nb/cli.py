@@ -13,7 +13,7 @@ from .errors import MMNeuronError
 from .names import TYPES
 from .neurons.modality import exemplars, modality_types
 
-# %% ../nbs/api/90_cli.ipynb #500d913b
+# %% ../nbs/api/90_cli.ipynb #650d09fc
 def type_summary(table, sure=0.8):
     "Count, share and share of high confidence (p > `sure`) per module and type, one row each."
     rows = []
@@ -31,10 +31,10 @@ def run_facts(store, table):
             'Neurons': f'{len(table):,} at site {store.site!r}', 'Recording': f"{f['seconds']:.1f} s, {f['samples']/f['seconds']:.1f} samples/s, {len(table)/f['seconds']:,.0f} neurons/s",
             'Cost of the statistics': f"{f['statistics']/f['forward']:.0%} of the forward passes ({f['forward']:.1f} s); encoding images and text {f['encode']:.1f} s",
             'Kept per neuron': f'top {o.top} samples with the {o.order} largest visual and text activations; {o.random} random samples',
-            'Rule': f"visual: more than {table.attrs['n_v']} visual tokens above {table.attrs['t_v']:g} of 10; text: more than {table.attrs['n_t']} text tokens above {table.attrs['t_t']:g} of 10",
+            'Rule': f"visual: more than {table.attrs['n_v']} visual tokens above {table.attrs['t_v']:g} on the scale of 0 to 10 (10: the neuron's maximum); text: more than {table.attrs['n_t']} text tokens above {table.attrs['t_t']:g}",
             'Versions': ', '.join(f'{k} {v}' for k, v in store.manifest['versions'].items())}
 
-# %% ../nbs/api/90_cli.ipynb #7d42b7a4
+# %% ../nbs/api/90_cli.ipynb #f3303998
 def report_rows(store, table, neurons=5, rows=2, module='lm'):
     "`{type: [[TokenRow, ...], ...]}`: the first `rows` top samples of `neurons` exemplary neurons of each type."
     out = {}
@@ -52,6 +52,7 @@ def demo(out='demo', n=400, seed=1, progress=True):
     vlm = VLM.toy()
     say(f'{vlm}\nDrawing {n} scenes ...')
     samples = scenes.make(n, seed=seed)
+    if (out/'run.zarr').exists(): say(f"{out/'run.zarr'} is there already, so nothing is recorded again (remove {out} to begin anew).")
     store = record(vlm, samples, out=out/'run.zarr', modules=vlm.modules, progress=progress)
     table = modality_types(store)
     facts = run_facts(store, table)

@@ -107,3 +107,51 @@ def test_target_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('')
     with pytest.raises(StoreError, match='Cannot write'):
         recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(4), tmp_path/'file'/'run.zarr', **KW)
+
+
+def test_every_damaged_file_is_named(tmp_path):
+    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(8, seed=4)
+    out = tmp_path/'run.zarr'
+    recorder.record(vlm, samples, out, **KW)
+    for f in sorted(p for p in out.rglob('*') if p.is_file() and p.name not in ('manifest.json', 'facts.json')):
+        whole = f.read_bytes()
+        for broken in (None, b'', whole[:-1], bytes([whole[0] ^ 1]) + whole[1:]):
+            f.unlink() if broken is None else f.write_bytes(broken)
+            with pytest.raises(StoreError, match=f.relative_to(out).as_posix()): open_store(out)
+            f.write_bytes(whole)
+    manifest = (out/'manifest.json').read_text()
+    (out/'manifest.json').write_text(manifest.replace('"site": "act"', '"site": "post"', 1))
+    with pytest.raises(StoreError, match='edited'): open_store(out)
+    (out/'manifest.json').write_text(manifest)
+    assert len(open_store(out)) == 8
+
+
+def test_overwrite_spares_what_is_no_store(tmp_path):
+    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(6, seed=4), tmp_path/'thesis'
+    out.mkdir()
+    (out/'chapter.txt').write_text('x')
+    with pytest.raises(StoreError, match='is no store'): recorder.record(vlm, samples, out, overwrite=True, **KW)
+    assert (out/'chapter.txt').read_text() == 'x'
+    recorder.record(vlm, samples, tmp_path/'run.zarr', **KW)
+    assert len(recorder.record(vlm, samples[:3], tmp_path/'run.zarr', overwrite=True, **KW)) == 3
+
+
+def test_second_writer_is_refused_and_harms_nothing(tmp_path):
+    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4)
+    p = start(tmp_path/'run.zarr')
+    while not (tmp_path/'run.zarr.partial'/'state.safetensors').exists(): time.sleep(.02)
+    for kw in ({}, dict(resume=False), dict(overwrite=True)):
+        with pytest.raises(StoreError, match='Another process'): recorder.record(vlm, samples, tmp_path/'run.zarr', **KW, **kw)
+    assert p.wait(timeout=120) == 0
+    assert len(open_store(tmp_path/'run.zarr')) == 40
+
+
+def test_another_picture_under_the_same_name_is_noticed(tmp_path):
+    from dataclasses import replace
+    vlm, (a, b) = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(2, seed=4)
+    a.image.save(tmp_path/'im.png')
+    one = [replace(a, image=tmp_path/'im.png')]
+    recorder.record(vlm, one, tmp_path/'run.zarr', **KW)
+    b.image.save(tmp_path/'im.png')
+    with pytest.raises(StoreError, match='another'): recorder.record(vlm, one, tmp_path/'run.zarr', **KW)
+    with pytest.raises(StoreError, match='another text or image'): open_store(tmp_path/'run.zarr', vlm, one)

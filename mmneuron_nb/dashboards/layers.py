@@ -15,7 +15,7 @@ from ..names import TYPES
 from ..views.static import layer_picture, shares_picture
 from ..views.summaries import NORMS, TOP_SHARE, layer_shares, layer_top
 
-# %% ../../nbs/api/dashboards/02_layers.ipynb #ca8f09f4
+# %% ../../nbs/api/dashboards/02_layers.ipynb #afbc0e61
 TIES = {'index': 'first of the table', 'share': 'shared equally'}
 
 class LayerDashboard(Dashboard):
@@ -23,7 +23,7 @@ class LayerDashboard(Dashboard):
     title = 'Types of neurons by layer'
     n = Int(help='neurons per type; 2.8 % of the table unless given, as in the paper')
     norm = Unicode('count', help="'count', 'selected' (share of the n) or 'layer' (share of the layer's neurons)")
-    ties = Unicode('index', help="neurons tied at the cut: 'index' (order of the table) or 'share' (equal fractions)")
+    ties = Unicode('share', help="neurons tied at the cut: 'index' (order of the table) or 'share' (equal fractions)")
     view = Unicode('top', help="'top' or 'shares'")
 
     @default('n')

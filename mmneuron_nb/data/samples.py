@@ -55,17 +55,32 @@ class Sample:
         size = f'{self.image.width}x{self.image.height}' if isinstance(self.image, Image.Image) else str(self.image)
         return f'Sample({self.id!r}, {size}, {self.domain}, {self.prompt!r} -> {self.answer!r}, {len(self.objects)} objects)'
 
-# %% ../../nbs/api/data/00_samples.ipynb #576d02d5
+# %% ../../nbs/api/data/00_samples.ipynb #188fe315
+def _rgb(image, name): # 8 bits per channel
+    "RGB of any PIL image: 16-bit greys are scaled, what has no natural scale or no pixels is refused."
+    if 0 in image.size: raise SampleError(f'{name} has an image without pixels ({image.width}x{image.height}): give another one.')
+    if image.mode == 'F': raise SampleError(f'{name} has an image of floats, whose scale is unknown: convert it to 8 bits first.')
+    try:
+        if image.mode.startswith('I'): # 16 or 32 bits: Pillow would cut everything above 255
+            grey = np.asarray(image).astype(np.int64)
+            image = Image.fromarray((grey if grey.max() < 256 else grey >> 8).clip(0, 255).astype(np.uint8))
+        return image if image.mode == 'RGB' and getattr(image, 'fp', None) is None else image.convert('RGB')
+    except (OSError, SyntaxError, ValueError) as err:
+        raise SampleError(f'{name}: its image cannot be decoded ({err}): load it again, or leave the sample out.') from err
+
 def load_image(sample): # a `Sample`; returns a PIL image in RGB
     "The decoded RGB image of `sample`; `SampleError` if there is none or it cannot be read."
     image, name = sample.image, f'Sample {sample.id!r}'
     if image is None: raise SampleError(f'{name} has no image: give a PIL image or the path of one.')
-    if isinstance(image, Image.Image): return image if image.mode == 'RGB' else image.convert('RGB')
+    if isinstance(image, Image.Image): return _rgb(image, name)
     if not isinstance(image, (str, Path)):
         raise SampleError(f'{name} has an image of type {type(image).__name__}: give a PIL image or the path of one.')
-    if not Path(image).is_file(): raise SampleError(f'{name} names the image file {str(image)!r}, which does not exist: correct the path.')
+    try: there = Path(image).is_file()
+    except (OSError, ValueError): there = False
+    if not there: raise SampleError(f'{name} names the image file {str(image)!r}, which does not exist: correct the path.')
     try:
-        with Image.open(image) as opened: return opened.convert('RGB')
+        with Image.open(image) as opened: return _rgb(opened, name)
+    except SampleError: raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
         raise SampleError(f'{name}: the image file {str(image)!r} cannot be read ({err}): save or download it again, or leave the sample out.') from err
 

@@ -108,13 +108,15 @@ def token_roles(tokenizer, # a fast tokenizer (offsets are needed)
     out[pre:n-post][ids[pre:n-post] == image_id] = VISUAL
     return out
 
-# %% ../../nbs/api/models/00_layout.ipynb #7c50a629
-def check_text(sample, image_token):
-    "Refuse a sample whose prompt or answer cannot be laid out: raises `SampleError`."
+# %% ../../nbs/api/models/00_layout.ipynb #1bb0f1cd
+def check_text(sample, special):
+    "Refuse a sample whose prompt or answer is empty or holds one of the `special` tokens (strings): raises `SampleError`."
     for name in ('prompt', 'answer'):
         s = getattr(sample, name)
         if s is None and name == 'answer': continue
         if not isinstance(s, str) or not s.strip(): raise SampleError(f'Sample {sample.id!r} has an empty {name};',
                                                                       'give it a non-empty string.')
-        if image_token and image_token in s:
-            raise SampleError(f'The {name} of sample {sample.id!r} contains {image_token!r};', 'remove it: the template places the image.')
+        if (bad := next((t for t in special if t and t in s), None)):
+            raise SampleError(f'The {name} of sample {sample.id!r} contains {bad!r};', 'remove it: the template places images and special tokens.')
+        try: s.encode()
+        except UnicodeEncodeError as e: raise SampleError(f'The {name} of sample {sample.id!r} is no valid text ({e.reason});', 'correct it.') from e

@@ -46,9 +46,9 @@ def as_samples(x):
         raise SampleError(f'Expected `Sample`s, got {type(bad).__name__};', 'wrap image and text: `Sample(id, image, prompt, answer)`.')
     return x
 
-# %% ../../nbs/api/models/03_vlm.ipynb #77d7d5cc
+# %% ../../nbs/api/models/03_vlm.ipynb #f9bcca5f
 def _text(vlm, sample, answer):
-    check_text(sample, vlm.image_token)
+    check_text(sample, vlm.special)
     seg = vlm.template.segments(sample.prompt, sample.answer if answer else None)
     return seg, ''.join(t for _, t in seg)
 
@@ -96,13 +96,14 @@ def _vision_layouts(vlm, inputs, lm):
     tower_boxes = [b[extra:] if full else b for b in lm.boxes] if lm.boxes is not None else None
     return dict(projector=Layout(proj, lm.boxes, lm.why_no_boxes), vision=Layout(tower, tower_boxes, lm.why_no_boxes))
 
-# %% ../../nbs/api/models/03_vlm.ipynb #3cf82828
+# %% ../../nbs/api/models/03_vlm.ipynb #8804c180
 class VLM:
     "A vision-language model with its processor: one handle for reading and steering its neurons."
     def __init__(self, model, # a transformers image-text-to-text model
                  processor, # its processor (tokenizer + image processor)
                  template=None, # `models.layout.Template`; default: the processor's chat template
                  adapter=None): # `models.adapters.Adapter`; default: by `config.model_type`
+        if not isinstance(model, torch.nn.Module): raise ModelError(f'{type(model).__name__} is not a model;', 'pass a loaded model, or use `VLM.from_pretrained(path)`.')
         self.model, self.processor, self.adapter = model.eval(), processor, adapter or adapter_for(model)
         self.tokenizer = getattr(processor, 'tokenizer', None)
         if self.tokenizer is None or getattr(processor, 'image_processor', None) is None:
@@ -113,6 +114,7 @@ class VLM:
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
         self.image_token_id = model.config.image_token_id
         self.image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        self.special = sorted({self.image_token, *self.tokenizer.all_special_tokens})
         self.template = template or find_template(processor, self.image_token)
         self.context = getattr(model.config.get_text_config(), 'max_position_embeddings', None)
         self.name, self.source = type(model).__name__, getattr(model.config, '_name_or_path', '') or ''
@@ -156,7 +158,7 @@ def _encode(vlm,
 
 VLM.encode = _encode
 
-# %% ../../nbs/api/models/03_vlm.ipynb #25aa5df4
+# %% ../../nbs/api/models/03_vlm.ipynb #c9b25dc3
 SHORT = 32 # tokens
 
 @contextmanager
@@ -182,6 +184,7 @@ def reading(vlm, fn, module=None, site='act', layers=None):
 
 def activations(vlm, batch, module='lm', site='act', layers=None):
     "`{layer: tensor [B, T, width]}` of one forward pass; T counts the tokens of that module (`batch.layouts[module]`)."
+    one_of(module, vlm.modules, 'module')
     out = {}
     with reading(vlm, lambda s, a: out.__setitem__(s.layer, a), module, site, layers): vlm.forward(batch)
     return out
@@ -218,7 +221,7 @@ def fingerprint(vlm):
 
 VLM.fingerprint = fingerprint
 
-# %% ../../nbs/api/models/03_vlm.ipynb #8ca9abe5
+# %% ../../nbs/api/models/03_vlm.ipynb #92258e56
 def _from_pretrained(path, dtype='auto', device=None, check=True, template=None, adapter=None, **kw):
     try: from transformers import AutoModelForImageTextToText, AutoProcessor, AutoConfig
     except ImportError as e: raise ModelError('transformers could not be imported;', 'install it: `pip install transformers`.') from e
@@ -231,9 +234,10 @@ def _from_pretrained(path, dtype='auto', device=None, check=True, template=None,
     try:
         processor = AutoProcessor.from_pretrained(path)
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **kw)
+        if device: model = model.to(device)
     except Exception as e: raise ModelError(f'The model in {str(path)!r} could not be loaded ({type(e).__name__}: {e});',
                                             'check the files and your transformers version.') from e
-    vlm = VLM(model.to(device) if device else model, processor, template, adapter)
+    vlm = VLM(model, processor, template, adapter)
     if check: vlm.check()
     return vlm
 

@@ -19,19 +19,23 @@ from ..models.vlm import check_context
 from .state import ROW_COLUMN
 from .stats import Plan, active_counts, at_shares, maxima, order_statistics
 
-# %% ../../nbs/api/recording/02_batches.ipynb #76be7c50
+# %% ../../nbs/api/recording/02_batches.ipynb #fd585d5d
 def sample_hash(sample):
-    "Hash of id, texts and domain, and of the pixels of an image in memory or the file name of one on disk."
-    h = hashlib.blake2b(repr((sample.id, sample.prompt, sample.answer, sample.domain)).encode(), digest_size=8)
-    im = sample.image
-    h.update(Path(im).name.encode() if isinstance(im, (str, Path)) else im.tobytes())
+    "Hash of id, texts and domain, and of the image: the bytes of a file, the pixels of one in memory. An image that cannot be read hashes as its name."
+    h = hashlib.blake2b(repr((sample.id, sample.prompt, sample.answer, sample.domain)).encode('utf-8', 'surrogatepass'), digest_size=8)
+    try:
+        if isinstance(sample.image, (str, Path)): h.update(Path(sample.image).read_bytes())
+        else:
+            im = load_image(sample)
+            h.update(repr(im.size).encode() + im.tobytes())
+    except (OSError, ValueError): h.update(repr(sample.image).encode() if isinstance(sample.image, (str, Path)) else b'unreadable')
     return h.hexdigest()
 
 def checked(vlm, samples, opts, on_bad='raise'):
     "The samples as a list, refused before anything runs if one cannot work: raises `SampleError`."
     samples = check_samples(samples)
     for s in samples:
-        check_text(s, vlm.image_token)
+        check_text(s, vlm.special)
         if on_bad == 'raise' and isinstance(s.image, (str, Path)) and not Path(s.image).is_file(): load_image(s) # raises, naming the path
         if opts.answers == 'given' and s.answer is None:
             raise SampleError(f'Sample {s.id!r} has no answer;',

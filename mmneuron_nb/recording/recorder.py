@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['FULL', 'run', 'one_batch', 'with_answers', 'record']
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #8ce5a866
+# %% ../../nbs/api/recording/05_recorder.ipynb #5265e447
 import json, shutil, time
+import numpy as np
 from dataclasses import asdict, replace
 from pathlib import Path
 from ..errors import OptionError, SampleError, StoreError
-from ..data.samples import load_image
+from ..data.samples import Sample, load_image
+from ..models.vlm import VLM
 from ..models.sites import one_of
 from .batches import batches, checked, commit, domain_of, padded_length, read_batch, sample_hash
 from .files import Checkpoint, load_checkpoint, make_manifest, refuse_other, write_store
 from .state import Options, RunState
 from .store import from_state, open_store, token_strings
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #95590126
+# %% ../../nbs/api/recording/05_recorder.ipynb #1b53d471
 FULL = 4 # a buffer of admitted entries is sorted in when it holds this many times the entries of the layer
 
 def run(vlm, samples, state, batch_size=8, ckpt=None, on_bad='raise', progress=True):
@@ -28,7 +30,7 @@ def run(vlm, samples, state, batch_size=8, ckpt=None, on_bad='raise', progress=T
     window = 16*batch_size
     try:
         for at in range(0, len(todo), window):
-            for group in batches(vlm, _readable(vlm, todo[at:at + window], state, on_bad), state.opts, batch_size):
+            for group in batches(vlm, _readable(vlm, todo[at:at + window], state, state.opts, on_bad), state.opts, batch_size):
                 one_batch(vlm, group, state)
                 bar.update(len(group))
                 if ckpt is not None and ckpt.due(): ckpt.save(state)
@@ -46,14 +48,14 @@ def one_batch(vlm, group, state):
         if sum(len(b[0]) for b in top.buffer) > FULL*top.width*top.n: top.flush()
     state.clock.update(statistics=time.perf_counter() - start)
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #56edf164
-def _readable(vlm, samples, state, on_bad):
+# %% ../../nbs/api/recording/05_recorder.ipynb #b6ee35a1
+def _readable(vlm, samples, state, opts, on_bad):
     "Samples whose image can be read and whose text fits; the others raise, or are listed as skipped with `on_bad='skip'`."
     out = []
     for s in samples:
         try:
             s = replace(s, image=load_image(s))
-            padded_length(vlm, s, s.image.size, state.opts)
+            padded_length(vlm, s, s.image.size, opts)
             out.append(s)
         except SampleError as e:
             if on_bad == 'raise': raise
@@ -70,11 +72,12 @@ def _draw_again(vlm, samples, state, batch_size):
             m = state.modules[site.module]
             for n, r in drawn.items(): m.random.setdefault(int(reader.order[n]), [None]*len(m.sites))[l] = r
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #1e91595b
-def with_answers(vlm, samples, batch_size, progress=True):
+# %% ../../nbs/api/recording/05_recorder.ipynb #db6760fe
+def with_answers(vlm, samples, opts, batch_size=8, on_bad='raise', progress=True):
     "Samples with the model's own greedy answer where none was given (METHODS: generated once, then replayed)."
     from tqdm.auto import tqdm
-    todo = [s for s in samples if s.answer is None]
+    state = RunState([], Options(modules=()), [s.id for s in samples]) # takes note of samples that cannot be read; `run` lists them again
+    todo = _readable(vlm, [s for s in samples if s.answer is None], state, replace(opts, answers='none'), on_bad)
     text = {}
     for i in tqdm(range(0, len(todo), batch_size), desc='generate', unit='batch', disable=not progress):
         text |= {s.id: t or vlm.tokenizer.eos_token for s, t in zip(todo[i:i + batch_size], vlm.generate(todo[i:i + batch_size]))}
@@ -89,7 +92,7 @@ def _plan(vlm, samples, opts):
                                                                                  'record them in separate runs with `layers=[...]`.')
     return sites, sorted({domain_of(s) for s in samples})
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #a1438e5e
+# %% ../../nbs/api/recording/05_recorder.ipynb #cd099d37
 def record(vlm, # `VLM`
            samples, # `Sample`s: a list, or anything that can be made one
            out=None, # folder of the store, such as 'run.zarr'; None keeps it in memory
@@ -105,15 +108,22 @@ def record(vlm, # `VLM`
            overwrite=False, # replace whatever is at `out`
            progress=True, # show a bar with samples/s
            **options): # further `Options`: order, layers, count_template, keep_tokens, answers, seed
-    "Record every neuron's statistics in one pass over the samples; returns an `ActivationStore`. Paper A, sections 3.2 and 4.1."
+    """Record every neuron's statistics in one pass over the samples; returns an `ActivationStore`.
+
+    Xu, Lan and Lu (2025, "paper A"), sections 3.2 and 4.1. `site` is 'act', the output of the activation function (papers A, B, C), or 'post', the input of
+    the down projection. Further options: `order` (K = 8 largest visual and text activations per top sample), `layers` (only these), `count_template`
+    (may template tokens own a maximum?), `keep_tokens` (token rows of all top entries in the store), `answers` ('given', 'generate', 'none'), `seed` (of the
+    random samples). Raises `SampleError`, `SiteError`, `OptionError`, `StoreError`; what was recorded before an error is kept in `<out>.partial`."""
+    if not isinstance(vlm, VLM): raise OptionError(f'The first argument is a {type(vlm).__name__}, not a `VLM`;', 'wrap it: `VLM(model, processor)`.')
     one_of(engine, ('local',), 'engine')
     if on_bad not in ('raise', 'skip'): raise OptionError(f'on_bad={on_bad!r};', "choose 'raise' or 'skip'.")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError(f'batch_size={batch_size!r};', 'give a whole number >= 1.')
     opts = _options(dict(top=top, random=random, site=site, domains=domains, modules=modules, **options))
     _plan(vlm, [], opts) # names are checked before any sample is read
+    samples = [samples] if isinstance(samples, Sample) else samples
     samples = checked(vlm, samples, opts, on_bad)
-    if opts.answers == 'generate': samples = with_answers(vlm, samples, batch_size, progress)
+    if opts.answers == 'generate': samples = with_answers(vlm, samples, opts, batch_size, on_bad, progress)
     if out is None: return _record(vlm, samples, opts, None, batch_size, on_bad, progress)
     return _record_to(vlm, samples, opts, Path(out), batch_size, on_bad, progress, resume, overwrite)
 
@@ -121,12 +131,17 @@ def _options(kw):
     "`Options` from keywords, with lists as tuples and a clear error for unknown names."
     known = Options.__dataclass_fields__
     for k in kw: one_of(k, tuple(known), 'option')
+    plain = lambda v: v.item() if isinstance(v, np.generic) else v
+    kw = {k: plain(v) for k, v in kw.items()}
     for k in ('modules', 'layers'):
-        if isinstance(kw.get(k), str): kw[k] = (kw[k],)
-        elif kw.get(k) is not None: kw[k] = tuple(dict.fromkeys(kw[k]))
+        v = kw.get(k)
+        if isinstance(v, (str, int)): kw[k] = (v,)
+        elif v is not None or k == 'modules':
+            try: kw[k] = tuple(dict.fromkeys(plain(x) for x in v))
+            except TypeError as e: raise OptionError(f'{k}={v!r} is no list of {k};', f'give some of them, such as {k}=' + ("('lm',)." if k == 'modules' else '[0, 5].')) from e
     return Options(**kw)
 
-# %% ../../nbs/api/recording/05_recorder.ipynb #9ab0d5d2
+# %% ../../nbs/api/recording/05_recorder.ipynb #8241e23c
 def _key(vlm, samples, opts):
     "What makes two runs the same run."
     return dict(model=vlm.fingerprint(), options=json.loads(json.dumps(asdict(opts))), data={str(s.id): sample_hash(s) for s in samples})
@@ -154,18 +169,20 @@ def _pieces(vlm, state):
     return dict(image=vlm.image_token_id, text=dict(zip(map(str, ids), token_strings(vlm.tokenizer, ids))))
 
 def _record_to(vlm, samples, opts, out, batch_size, on_bad, progress, resume, overwrite):
+    if not out.name or len(out.name) > 200 or '\0' in out.name: raise StoreError(f'{str(out)!r} is no name for a store;', "give a folder such as 'run.zarr'.")
     part = out.with_name(out.name + '.partial')
-    if overwrite:
-        for p in (out, part): shutil.rmtree(p, ignore_errors=True)
+    if overwrite and out.exists() and not (out/'manifest.json').is_file():
+        raise StoreError(f'{str(out)!r} is no store, so it is not overwritten;', 'choose another `out`, or remove it yourself.')
     key = _key(vlm, samples, opts)
-    if out.exists():
+    if out.exists() and not overwrite:
+        if not (out/'manifest.json').is_file(): raise StoreError(f'{str(out)!r} exists and is no store;', 'choose another `out`.')
         have = open_store(out)
         refuse_other(dict(model=have.manifest['model'], options=have.manifest['options'], data=have.manifest['data']['samples']), key, out)
         if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.')
         shutil.rmtree(part, ignore_errors=True)
         return have.connect(vlm, {s.id: s for s in samples})
-    if not resume: shutil.rmtree(part, ignore_errors=True)
-    ckpt = Checkpoint(out, key)
+    ckpt = Checkpoint(out, key) # from here on nobody else writes there
+    if overwrite or not resume: ckpt.file.unlink(missing_ok=True)
     try: store = _record(vlm, samples, opts, ckpt, batch_size, on_bad, progress, key, out)
     except BaseException:
         ckpt.close()

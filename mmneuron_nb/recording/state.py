@@ -14,7 +14,7 @@ import torch
 from ..errors import OptionError, StoreError
 from .stats import EMPTY, TopN, make_key, priority, split_key, widen
 
-# %% ../../nbs/api/recording/01_state.ipynb #6ef17c43
+# %% ../../nbs/api/recording/01_state.ipynb #3897a89c
 @dataclass(frozen=True)
 class Options:
     "What is recorded, with the defaults of paper A (Xu, Lan, Lu 2025), sections 3.2 and 4.1."
@@ -35,6 +35,9 @@ class Options:
             v = getattr(self, name)
             if isinstance(v, bool) or not isinstance(v, int) or v < least:
                 raise OptionError(f'{name}={v!r} is not a whole number >= {least};', 'correct it.')
+        for name in ('domains', 'count_template', 'keep_tokens'):
+            if not isinstance(getattr(self, name), bool): raise OptionError(f'{name}={getattr(self, name)!r};', 'give True or False.')
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int): raise OptionError(f'seed={self.seed!r};', 'give a whole number.')
         if self.answers not in ('given', 'generate', 'none'): raise OptionError(f'answers={self.answers!r};',
                                                                                 "choose 'given', 'generate' or 'none'.")
 

@@ -6,7 +6,7 @@
 __all__ = ['ROW_CACHE', 'TokenRow', 'token_strings', 'ActivationStore', 'from_state', 'open_store', 'same_model', 'attach',
            'connect', 'tokens', 'token_row', 'to_state', 'merge_stores']
 
-# %% ../../nbs/api/recording/04_store.ipynb #5234f203
+# %% ../../nbs/api/recording/04_store.ipynb #568bd67e
 import json, shutil
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..names import neuron_name, parse_neuron
 from ..data.samples import load_image
 from ..models.sites import one_of
 from .batches import encode_batch, sample_hash
-from .files import make_manifest, manifest_parts, module_dataset, sample_dataset, with_coords, write_store
+from .files import check_seal, make_manifest, manifest_parts, module_dataset, sample_dataset, with_coords, write_store
 from .state import RunState, load_module, load_table, merge, row_roles, table_row
 
 # %% ../../nbs/api/recording/04_store.ipynb #10291eff
@@ -75,7 +75,7 @@ class ActivationStore:
                                                             'choose one of them.')
         return m, layers.index(l), i
 
-# %% ../../nbs/api/recording/04_store.ipynb #dd1e9bf5
+# %% ../../nbs/api/recording/04_store.ipynb #03441f00
 def from_state(state, manifest, facts=None):
     "A store in memory."
     return ActivationStore({m: module_dataset(state, m) for m in state.modules}, sample_dataset(state), manifest, None, facts)
@@ -83,6 +83,7 @@ def from_state(state, manifest, facts=None):
 def open_store(path, vlm=None, samples=None):
     "Open the store in folder `path`; with `vlm` and `samples` also `attach` them. Raises `StoreError`."
     import xarray as xr
+    if not isinstance(path, (str, Path)): raise StoreError(f'{path!r} is no path;', 'give the folder of a store.')
     path = Path(path)
     if not (path/'manifest.json').is_file():
         part = path.with_name(path.name + '.partial')
@@ -90,6 +91,7 @@ def open_store(path, vlm=None, samples=None):
         raise StoreError(f'There is no store at {str(path)!r};', hint)
     try:
         manifest = json.loads((path/'manifest.json').read_text())
+        check_seal(path, manifest)
         read = lambda group: xr.open_zarr(path, group=group, consolidated=False, chunks=None)
         ds = {m: with_coords(read(m), [s['layer'] for s in ss], manifest['domains']) for m, ss in manifest['sites'].items()}
         facts = json.loads((path/'facts.json').read_text())

@@ -43,7 +43,7 @@ def type_html(name:str, table, neurons:list, counts, k:int, size:int) -> str:
     if not neurons: return f'{head}{lead}<p>No exemplary neuron of this type was chosen for the report.</p>'
     return head + lead + ''.join(neuron_html(table, rows, size) for rows in neurons if rows)
 
-# %% ../../nbs/api/views/06_report.ipynb #87b6087d
+# %% ../../nbs/api/views/06_report.ipynb #8bfbb655
 REPORT_CSS = '''
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.5rem 1.2rem;margin:1rem 0}
 .facts div{border-left:3px solid var(--line);padding-left:.6rem}
@@ -57,7 +57,7 @@ figure>svg{display:block}
 def charts(s, counts) -> list:
     "Heading and picture of the three charts."
     return [('How sure are the types?', histogram_picture(histogram(s), counts)),
-            ('Layers of the top neurons', layer_picture(layer_top(s))), ('Types by layer', shares_picture(layer_shares(s)))]
+            ('Layers of the top neurons', layer_picture(layer_top(s, ties='share'))), ('Types by layer', shares_picture(layer_shares(s)))]
 
 # %% ../../nbs/api/views/06_report.ipynb #0490c84b
 def write_report(

@@ -205,7 +205,7 @@ def _sure(s:Summary, k:int, groups, threshold:float):
         p = s.p[:, s.bounds[g]:s.bounds[g + 1]]
         yield int(((p.argmax(0) == k) & (p[k] > threshold)).sum())
 
-# %% ../../nbs/api/views/01_summaries.ipynb #9b0de8bd
+# %% ../../nbs/api/views/01_summaries.ipynb #848fa991
 TOP_SHARE = 10_000 / 352_256            # Xu, Lan, Lu 2025, sec. 4.4
 NORMS = {'count': 'neurons', 'selected': 'share of the top neurons', 'layer': "share of the layer's neurons"}
 
@@ -232,6 +232,9 @@ class LayerTop:
         parts = []
         for k, t in enumerate(TYPES):
             best = int(self.counts[k].argmax())
+            if not self.counts[k].any():
+                parts.append(f'{t}: no neuron')
+                continue
             at = '' if self.taken[k] == self.tied[k] else f', {self.taken[k]:,} of {self.tied[k]:,} at the cut taken'
             parts.append(f'{t}: most in {label(self.groups, best)} ({self.counts[k, best] / self.n:.1%}), p down to {self.cut[k]:.2f}{at}')
         mute = f' {self.mute:,} of the top unknown neurons are silent.' if self.mute else ''
@@ -270,10 +273,12 @@ def layer_top(
     cut, tied, taken = (np.array([r[i] for r in rows]) for i in (1, 2, 3))
     return LayerTop([s.groups[g] for g in c.groups], counts, values, n, norm, cut, tied, taken, mute, c.total, c.silent, c.where)
 
-# %% ../../nbs/api/views/01_summaries.ipynb #7dc6e9b8
+# %% ../../nbs/api/views/01_summaries.ipynb #601d3472
 def _cut(s:Summary, k:int, rank:np.ndarray, n:int, ties:str) -> tuple:
     "Counts per group of the first `n` of `rank` (best first), the lowest p among them, how many neurons have it, how many are in."
     p, G = s.p[k, rank], len(s.groups)
+    n = min(n, int((p > 0).sum())) # a neuron that never is of the type is not among its top ones
+    if n == 0: return np.zeros(G), 0., 0, 0
     cut, count = p[n - 1], lambda i: np.bincount(s.group[i], minlength=G).astype(float)
     a, b = np.searchsorted(-p, -cut, 'left'), np.searchsorted(-p, -cut, 'right')       # rank[a:b] are tied at the cut
     return count(rank[:n]) if ties == 'index' else count(rank[:a]) + count(rank[a:b]) * (n - a) / (b - a), cut, b - a, n - a

@@ -1,5 +1,6 @@
 """One handle for any vision-language model: where neurons sit, which token is what."""
-from .vlm import VLM, Batch
-from . import checks  # attaches `VLM.check`
+from .encoding import Batch
+from .vlm import VLM
+from . import checks, loading  # attach `VLM.check`, `VLM.from_pretrained` and `VLM.toy`
 
 __all__ = ['VLM', 'Batch']

@@ -1,0 +1,132 @@
+"""Every supported architecture, at two sizes, against the invariants: hooks, sites, padding, boxes, replay, dead layers, and the store against brute force."""
+import numpy as np
+import pytest
+import torch
+from dataclasses import replace
+
+from mmneuron_nb import record
+from mmneuron_nb.errors import StoreError
+from mmneuron_nb.models.proofs import check_boxes, check_replay, check_unused
+from mmneuron_nb.models.tiny import tiny_samples
+from mmneuron_nb.models.vlm import VLM
+from mmneuron_nb.models.zoo import ZOO, tiny_vlm
+from mmneuron_nb.recording.batches import encode_batch
+
+ALL = [(name, size) for name in ZOO for size in (0, 1)]
+SAMPLES = tiny_samples(10, seed=3)
+KW = dict(top=4, random=3, order=3, progress=False)
+
+
+@pytest.fixture(scope='module', params=ALL, ids=lambda p: f'{p[0]}-{p[1]}')
+def vlm(request): return VLM(*tiny_vlm(*request.param, seed=request.param[1]))
+
+
+def same(a, b):
+    assert a.ids == b.ids
+    for m in a.modules:
+        for v in a.module(m).data_vars: assert np.array_equal(a.module(m)[v].values, b.module(m)[v].values, equal_nan=True), (m, v)
+
+
+def test_invariants_1_to_3(vlm): vlm.check(SAMPLES[:3])
+
+
+def test_boxes_replay_dead_layers(vlm):
+    for s in SAMPLES[:2]:
+        tried = check_boxes(vlm, s, 5)
+        assert tried == 5*sum(l.boxes is not None for l in vlm.encode(s).layouts.values())
+    check_replay(vlm, SAMPLES[2])
+    check_unused(vlm, SAMPLES[3])
+
+
+def test_every_token_has_one_role(vlm):
+    b = vlm.encode(SAMPLES[:4], padding_side='left')
+    for m, lay in b.layouts.items():
+        assert torch.equal(sum(x.int() for x in (lay.pad, lay.visual, lay.prompt, lay.answer, lay.template)), torch.ones_like(lay.roles).int())
+        assert lay.boxes is not None or lay.why_no_boxes
+        for n in range(4): assert lay.boxes is None or len(lay.boxes[n]) == int(lay.visual[n].sum())
+    for n, s in enumerate(SAMPLES[:4]): # what prompt and answer tokens say is what was asked and answered
+        ids = b.inputs['input_ids'][n]
+        for role in ('prompt', 'answer'):
+            said = vlm.tokenizer.decode(ids[getattr(b.layout, role)[n]])
+            assert said.strip() == getattr(s, role).strip(), (role, said)
+
+
+def brute(vlm, module, site, opts):
+    "`{layer: (values [I, S], sample numbers)}` of all samples, one at a time, every activation kept."
+    out = {}
+    for s in sorted(SAMPLES, key=lambda s: s.id):
+        b = encode_batch(vlm, [s], opts)
+        lay = b.layouts[module]
+        counted = (lay.visual | lay.text)[0]
+        for l, a in vlm.activations(b, module, site).items():
+            a = a[0].float()
+            vis, txt = a[lay.visual[0]], a[lay.text[0]]
+            k = lambda t: torch.nn.functional.pad(t.sort(0, descending=True).values[:3], (0, 0, 0, max(0, 3 - len(t))), value=-torch.inf)
+            out.setdefault(l, []).append((a[counted].amax(0) if counted.any() else torch.full((a.shape[1],), -torch.inf), k(vis), k(txt)))
+    return out
+
+
+def test_store_equals_brute_force(vlm):
+    for site in ('act', 'post'):
+        store = record(vlm, SAMPLES, modules=vlm.modules, site=site, **KW)
+        for m in vlm.modules:
+            ds = store.module(m)
+            for l, rows in brute(vlm, m, site, store.options).items():
+                value = torch.stack([r[0] for r in rows], 1)                     # [I, S]
+                v, at = value.sort(dim=1, descending=True, stable=True)
+                assert np.array_equal(ds.top_value.values[l], v[:, :4].numpy())
+                assert np.array_equal(ds.top_sample.values[l], at[:, :4].numpy())
+                for k, name in ((1, 'top_visual'), (2, 'top_text')):
+                    every = torch.stack([r[k] for r in rows])                     # [S, K, I]
+                    want = torch.stack([every[at[:, r], :, torch.arange(len(at))] for r in range(4)], 1)
+                    assert np.array_equal(ds[name].values[l], want.numpy()), (m, l, name)
+
+
+def test_store_is_a_property_of_model_and_samples(vlm, tmp_path):
+    kw = dict(KW, modules=vlm.modules)
+    store = record(vlm, SAMPLES, batch_size=4, **kw)
+    same(store, record(vlm, SAMPLES[::-1], batch_size=1, **kw))
+    same(store, record(vlm, SAMPLES, batch_size=3, **kw))
+    a, b = record(vlm, SAMPLES[:3], **kw), record(vlm, SAMPLES[3:], tmp_path/'b.zarr', **kw)
+    same(store, a.merge(b))
+    same(store, b.merge(a))
+    other = VLM(vlm.model, vlm.processor, template=replace(vlm.template, after='.'))
+    with pytest.raises(StoreError, match='template'): b.attach(other)
+
+
+def test_token_rows(vlm, tmp_path):
+    kept = record(vlm, SAMPLES, tmp_path/'k.zarr', modules=vlm.modules, keep_tokens=True, **KW)
+    from mmneuron_nb import open_store
+    closed = open_store(tmp_path/'k.zarr')
+    for m in vlm.modules:
+        for neuron, rank in (((m, 0, 1), 0), ((m, 0, 5), 2)):
+            want, got = kept.tokens(neuron, rank), closed.tokens(neuron, rank)
+            for k in ('values', 'roles', 'tokens', 'boxes', 'sample_id', 'max'):
+                assert np.array_equal(getattr(got, k), getattr(want, k)) if isinstance(getattr(got, k), np.ndarray) else getattr(got, k) == getattr(want, k), (m, k)
+
+
+def test_generated_answers_are_replayed(vlm, tmp_path):
+    bare = [replace(s, answer=None) for s in SAMPLES[:5]]
+    store = record(vlm, bare, tmp_path/'g.zarr', answers='generate', max_new_tokens=4, **KW)
+    row = store.tokens('lm.L0.U3', 0)
+    again = store.attach(vlm, bare).tokens('lm.L0.U3', 0)
+    assert row.tokens == again.tokens and np.array_equal(row.values, again.values)
+    assert 1 <= int((row.roles == 3).sum()) <= 4
+    same(store, record(vlm, bare, answers='generate', max_new_tokens=4, batch_size=1, **KW))
+
+
+@pytest.mark.parametrize('name', ZOO)
+def test_reduced_precision(name):
+    v = VLM(*tiny_vlm(name, 0, dtype='bfloat16')).check(SAMPLES[:2])
+    assert v.dtype == torch.bfloat16
+    assert v.activations(v.encode(SAMPLES[0]))[0].dtype == torch.bfloat16
+    store = record(v, SAMPLES[:4], modules=v.modules, **KW)
+    assert all(np.isfinite(store.module(m).top_value.values).all() for m in ('lm', 'vision'))
+
+
+@pytest.mark.parametrize('name', ZOO)
+def test_attention_stays_as_it_is(name):
+    model, processor = tiny_vlm(name)
+    before = model.config._attn_implementation
+    VLM(model, processor).check(SAMPLES[:2])
+    assert model.config._attn_implementation == before == 'sdpa'

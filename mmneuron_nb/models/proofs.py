@@ -77,7 +77,7 @@ def check_replay(vlm, sample, new=5):
             spoken = torch.cat(steps[l, site]) # the last token is never fed
             d = (spoken - a[0, :len(spoken)].float().cpu()).abs().max().item()
             worst = max(worst, d)
-            if not d <= 10*tolerance(vlm.dtype)*max(1., spoken.abs().max().item()):
+            if not d <= 10*tolerance(vlm)*max(1., spoken.abs().max().item()):
                 raise ModelError(f'lm layer {l} ({site}): step-by-step generation and replay differ by {d:.3g};', 'the processor or the adapter drops an input that generation uses.')
     return worst
 

@@ -6,7 +6,7 @@
 __all__ = ['ZOO', 'StandIn', 'tiny_vlm']
 
 # %% ../../nbs/api/models/08_zoo.ipynb #36531bc4
-import math
+from types import MethodType, SimpleNamespace as NS
 from ..errors import OptionError
 from .tiny import liven, tiny_llava, tiny_tokenizer
 
@@ -65,14 +65,15 @@ def _llava_next(size, seed):
 
 # %% ../../nbs/api/models/08_zoo.ipynb #7e2d4236
 def _llava_onevision(size, seed):
-    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor, Qwen2Config, SiglipVisionConfig
     tok, (side, patch, pins) = tiny_tokenizer(), _anyres(size)
     config = LlavaOnevisionConfig(vision_config=SiglipVisionConfig(**_eye(size, image_size=side, patch_size=patch, vision_use_head=False)), text_config=_text(tok, Qwen2Config, size),
                                   image_token_id=tok.image_token_id, video_token_id=tok.eos_token_id, image_grid_pinpoints=pins, vision_aspect_ratio=f'anyres_max_{(1, 9)[size]}')
     ip = _processor('LlavaOnevisionImageProcessor', size=dict(height=side, width=side), image_grid_pinpoints=pins)
-    model = LlavaOnevisionForConditionalGeneration(config)
-    count = lambda p: len(model.model.get_image_features(**{k: v for k, v in p.items()}).pooler_output[0])
-    return model, StandIn(ip, tok, lambda p: '<image>'*count(p), '<image>')
+    real = NS(image_processor=ip, num_image_tokens=(side//patch)**2, vision_aspect_ratio=config.vision_aspect_ratio) # as much of its processor as counts tokens
+    real._get_unpadded_features = MethodType(LlavaOnevisionProcessor._get_unpadded_features, real)
+    count = lambda p: LlavaOnevisionProcessor._get_number_of_features(real, *p['image_sizes'][0].tolist(), side, side)
+    return LlavaOnevisionForConditionalGeneration(config), StandIn(ip, tok, lambda p: '<image>'*count(p), '<image>')
 
 # %% ../../nbs/api/models/08_zoo.ipynb #a4a70d2d
 def _blip(size, seed, instruct, opt=False):

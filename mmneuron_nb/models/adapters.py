@@ -67,20 +67,23 @@ def register(adapter):
 UNKNOWN = 'no adapter describes the grid of this model'
 
 def probe(vlm, inputs):
-    "`{module: rows per sample}` from one forward pass; kept for inputs of the same shapes."
+    "`{module: shape of its tensor for this sample, without the width}` from one forward pass; kept for inputs of the same shapes."
     key = tuple(sorted((k, tuple(v.shape)) for k, v in inputs.items()))
     if key not in vlm.probed:
         rows, sites = {}, [vlm.sites(m)[0] for m in vlm.modules if m != 'lm']
         move = lambda v: v.to(vlm.device, vlm.dtype if v.is_floating_point() else v.dtype)
-        with torch.inference_mode(), hooked(vlm.model, sites, lambda s, a: rows.__setitem__(s.module, a.shape[:-1].numel())):
+        with torch.inference_mode(), hooked(vlm.model, sites, lambda s, a: rows.__setitem__(s.module, a.shape[:-1])):
             vlm.model(**{k: move(v) for k, v in inputs.items()}, use_cache=False, logits_to_keep=1)
         vlm.probed[key] = rows
     return vlm.probed[key]
 
 def discovered(vlm, size, inputs):
     "Layouts of a model without an adapter: counted, not described."
-    n = int((inputs['input_ids'] == vlm.image_token_id).sum())
-    return dict(image=tokens(n=n, why=UNKNOWN), **{m: tokens(n=r, why=UNKNOWN) for m, r in probe(vlm, inputs).items()})
+    n, out = int((inputs['input_ids'] == vlm.image_token_id).sum()), {}
+    for m, shape in probe(vlm, inputs).items():
+        cls = vlm.cls if m == 'vision' and len(shape) == 2 else 0 # [tiles, tokens]
+        out[m] = tokens(n=shape.numel() - cls*shape[0], first=cls, each=shape[-1] - cls, why=UNKNOWN)
+    return out | dict(image=tokens(n=n, why=UNKNOWN))
 
 # %% ../../nbs/api/models/03_adapters.ipynb #9f1a1eda
 REFUSED = {'mplug_owl2': ('mPLUG-Owl2 has no class in transformers, and its own code needs functions that transformers 5 no longer has;',

@@ -150,7 +150,7 @@ def activations(vlm, batch, module='lm', site='act', layers=None):
     out = {}
     lay = batch.layouts[module].to(vlm.device)
     with reading(vlm, lambda s, a: out.__setitem__(s.layer, lay.gather(a)), module, site, layers): vlm.forward(batch)
-    return out
+    return dict(sorted(out.items())) # not in the order of execution: Qwen3-VL's projector runs its later layers first
 
 VLM.forward, VLM.reading, VLM.activations = forward, reading, activations
 

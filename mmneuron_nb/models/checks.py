@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ..errors import ModelError
 from ..data.samples import Sample
-from .sites import SITES
+from .sites import SITES, hooked
 from .vlm import VLM
 
 # %% ../../nbs/api/models/09_checks.ipynb #699fcae0
@@ -126,13 +126,12 @@ def check_visual(vlm, batch):
 
 # %% ../../nbs/api/models/09_checks.ipynb #9eff48f7
 def _token_rows(vlm, samples, side):
-    "`{(site, sample): activations at its real tokens}` of one padded batch, for all modules and both sites."
+    "`{(module, layer, site, sample): activations at its real tokens}` of one padded batch, all read in one pass."
     b, out = vlm.encode(samples, padding_side=side), {}
-    for site in SITES:
-        for m in vlm.modules:
-            keep = ~b.layouts[m].pad
-            for l, a in vlm.activations(b, m, site).items():
-                out.update({(m, l, site, s.id): a.cpu()[i][keep[i]] for i, s in enumerate(samples)})
+    lay = {m: l.to(vlm.device) for m, l in b.layouts.items()}
+    def take(s, x):
+        for i, a in enumerate(lay[s.module].gather(x).cpu()): out[s.module, s.layer, s.site, samples[i].id] = a[~lay[s.module].pad[i]]
+    with hooked(vlm.model, [s for site in SITES for s in vlm.sites(site=site)], take): vlm.forward(b)
     return out
 
 def check_batches(vlm, samples):

@@ -168,8 +168,7 @@ def test_unreadable_sample_without_an_answer_is_skipped_and_the_others_are_answe
     store = recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)
     assert [d['id'] for d in store.skipped] == ['broken', 'lost']
     assert 'cannot be read' in store.skipped[0]['reason'] and 'does not exist' in store.skipped[1]['reason']
-    want = recorder.record(vlm, samples, **kw)
-    equal(want, store)
-    assert store.module('lm').tokens.sel(role='answer').sum() == want.module('lm').tokens.sel(role='answer').sum() > 0
+    own = iter(vlm.generate([s for s in samples if s.answer is None]))                      # the same, answered beforehand
+    equal(recorder.record(vlm, [s if s.answer else replace(s, answer=next(own)) for s in samples], **kw | dict(answers='given')), store)
     assert len(recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)) == 9        # the same call again is the same run
     with pytest.raises(SampleError, match='cannot be read'): recorder.record(vlm, [bad[0], *samples], **kw | dict(on_bad='raise'))

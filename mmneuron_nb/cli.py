@@ -9,7 +9,7 @@ __all__ = ['type_summary', 'run_facts', 'report_rows', 'demo', 'parser', 'main']
 import argparse, sys, time
 from pathlib import Path
 import pandas as pd
-from .errors import MMNeuronError
+from .errors import MMNeuronError, check_path
 from .names import TYPES
 from .neurons.modality import exemplars, modality_types
 
@@ -46,7 +46,7 @@ def demo(out='demo', n=400, seed=1, progress=True):
     "Record `n` drawn scenes with the shipped model, classify, write `out`/report.html; returns the table. Going on with an interrupted run."
     from mmneuron_nb import VLM, record, scenes
     from mmneuron_nb.views.report import write_report
-    out, start = Path(out), time.perf_counter()
+    out, start = check_path(out), time.perf_counter()
     say = print if progress else lambda *a: None
     say('Loading the shipped model and checking it ...')
     vlm = VLM.toy()

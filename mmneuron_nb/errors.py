@@ -4,7 +4,12 @@
 
 # %% auto #0
 __all__ = ['MMNeuronError', 'ModelError', 'SiteError', 'SampleError', 'ActivationError', 'StoreError', 'OptionError',
-           'SceneError', 'ExtraMissing']
+           'SceneError', 'ExtraMissing', 'shown', 'check_whole', 'check_number', 'check_path']
+
+# %% ../nbs/api/00_errors.ipynb #0ec33739
+from os import PathLike
+from numbers import Real
+from pathlib import Path
 
 # %% ../nbs/api/00_errors.ipynb #63fbc9a9
 class MMNeuronError(Exception):
@@ -21,3 +26,40 @@ class StoreError(MMNeuronError, OSError): "A store that cannot be read, written,
 class OptionError(MMNeuronError, ValueError): "An option outside what is possible, or outside what was recorded."
 class SceneError(MMNeuronError, ValueError): "A drawn scene that cannot be made as asked."
 class ExtraMissing(MMNeuronError, ImportError): "An optional dependency is missing; the message names the `pip install` that brings it."
+
+# %% ../nbs/api/00_errors.ipynb #32106bfc
+def shown(value) -> str:
+    "A value as it stands in a message: its `repr`, or its type if that is long."
+    text = repr(value)
+    return text if len(text) <= 60 and '\n' not in text else f'({type(value).__name__})'
+
+def _inside(value, lo, hi) -> bool: # a real number within these bounds; NaN is in none
+    return isinstance(value, Real) and not isinstance(value, bool) and (lo is None or value >= lo) and (hi is None or value <= hi)
+
+def _span(lo, hi) -> str: return '' if lo is None else f' of at least {lo:,}' if hi is None else f' from {lo:,} to {hi:,}'
+
+# %% ../nbs/api/00_errors.ipynb #a3b205ac
+def check_whole(
+    name: str,          # of the option
+    value,              # what was given
+    lo=None, hi=None,   # the least and the largest that is possible
+    error=OptionError,  # what to raise
+) -> int:
+    "`value` as an int if it is a whole number within the bounds."
+    if _inside(value, lo, hi) and value % 1 == 0: return int(value)
+    raise error(f'{name}={shown(value)} is not possible: give a whole number{_span(lo, hi)}.')
+
+def check_number(
+    name: str,          # of the option
+    value,              # what was given
+    lo, hi,             # the least and the largest that is possible
+) -> float:
+    "`value` as a float if it is a number within the bounds, else an `OptionError`."
+    if _inside(value, lo, hi): return float(value)
+    raise OptionError(f'{name}={shown(value)} is not possible: give a number{_span(lo, hi)}.')
+
+# %% ../nbs/api/00_errors.ipynb #151435eb
+def check_path(path, error=OptionError) -> Path:
+    "`path` as a `Path` if it is text or a path, and not empty."
+    if isinstance(path, (str, PathLike)) and str(path): return Path(path)
+    raise error(f'{shown(path)} is no path: give one, such as "runs/first".')

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmneuron_nb.errors import StoreError
+from mmneuron_nb.errors import SampleError, StoreError
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.recording import recorder
@@ -43,6 +43,7 @@ def equal(a, b):
 
 def start(out, **kw):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
+    kw.setdefault('preexec_fn', lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a job in the background would ignore Ctrl-C
     p = subprocess.Popen([sys.executable, '-c', RUN, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kw)
     assert p.stdout.readline().strip() == 'ready', p.stderr.read()
     return p
@@ -155,3 +156,19 @@ def test_another_picture_under_the_same_name_is_noticed(tmp_path):
     b.image.save(tmp_path/'im.png')
     with pytest.raises(StoreError, match='another'): recorder.record(vlm, one, tmp_path/'run.zarr', **KW)
     with pytest.raises(StoreError, match='another text or image'): open_store(tmp_path/'run.zarr', vlm, one)
+
+
+def test_unreadable_sample_without_an_answer_is_skipped_and_the_others_are_answered(tmp_path):
+    from dataclasses import replace
+    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(9, seed=4)
+    samples = [replace(s, answer=None) if n % 2 else s for n, s in enumerate(samples)]      # some answers are given, some are not
+    (tmp_path/'broken.png').write_bytes(b'not a picture')
+    bad = [replace(samples[1], id='broken', image=tmp_path/'broken.png'), replace(samples[3], id='lost', image=tmp_path/'nowhere.png')]
+    kw = KW | dict(answers='generate', on_bad='skip', keep_tokens=True)
+    store = recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)
+    assert [d['id'] for d in store.skipped] == ['broken', 'lost']
+    assert 'cannot be read' in store.skipped[0]['reason'] and 'does not exist' in store.skipped[1]['reason']
+    own = iter(vlm.generate([s for s in samples if s.answer is None]))                      # the same, answered beforehand
+    equal(recorder.record(vlm, [s if s.answer else replace(s, answer=next(own)) for s in samples], **kw | dict(answers='given')), store)
+    assert len(recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)) == 9        # the same call again is the same run
+    with pytest.raises(SampleError, match='cannot be read'): recorder.record(vlm, [bad[0], *samples], **kw | dict(on_bad='raise'))

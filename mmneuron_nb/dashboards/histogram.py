@@ -7,9 +7,9 @@ __all__ = ['HistogramDashboard']
 
 # %% ../../nbs/api/dashboards/01_histogram.ipynb #37ccebb3
 from types import SimpleNamespace
-from traitlets import Bool, Float, Int, Unicode, validate
+from traitlets import validate
 from ..errors import OptionError
-from .base import Dashboard, part, pick, tick, whole
+from .base import Dashboard, Flag, Number, Whole, Word, part, pick, tick, whole
 from ..views.figures import HISTOGRAM_VIEWS, histogram_figure
 from ..names import TYPES
 from ..views.static import histogram_picture
@@ -19,11 +19,11 @@ from ..views.summaries import histogram, type_counts
 class HistogramDashboard(Dashboard):
     "Histograms of p_v, p_t, p_m, p_u with a threshold, and counts by type; options are traits, `HistogramDashboard(table, bins=50)`."
     title = 'Types of neurons'
-    bins = Int(25, help='number of equal bins, 1 to 200')
-    threshold = Float(.8, help='a verdict is sure strictly above this')
-    view = Unicode('both', help="'both', 'probabilities' or 'types'")
-    share = Bool(False, help='share of the neurons instead of their number')
-    log = Bool(False, help='logarithmic height')
+    bins = Whole(25, help='number of equal bins, 1 to 200')
+    threshold = Number(.8, help='a verdict is sure strictly above this')
+    view = Word('both', help="'both', 'probabilities' or 'types'")
+    share = Flag(False, help='share of the neurons instead of their number')
+    log = Flag(False, help='logarithmic height')
 
     @validate('bins', 'threshold')
     def _numbers(self, p): return histogram(self.summary, **{p.trait.name: p.value}) and p.value

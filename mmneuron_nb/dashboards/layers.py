@@ -7,9 +7,9 @@ __all__ = ['TIES', 'LayerDashboard']
 
 # %% ../../nbs/api/dashboards/02_layers.ipynb #03afc8da
 from types import SimpleNamespace
-from traitlets import Int, Unicode, default, validate
+from traitlets import default, validate
 from ..errors import OptionError
-from .base import Dashboard, pick, whole
+from .base import Dashboard, Whole, Word, pick, whole
 from ..views.figures import LAYER_VIEWS, layer_figure
 from ..names import TYPES
 from ..views.static import layer_picture, shares_picture
@@ -21,10 +21,10 @@ TIES = {'index': 'first of the table', 'share': 'shared equally'}
 class LayerDashboard(Dashboard):
     "Layers of the top neurons of each type, or types of all neurons per layer; options are traits, `LayerDashboard(table, n=500)`."
     title = 'Types of neurons by layer'
-    n = Int(help='neurons per type; 2.8 % of the table unless given, as in the paper')
-    norm = Unicode('count', help="'count', 'selected' (share of the n) or 'layer' (share of the layer's neurons)")
-    ties = Unicode('share', help="neurons tied at the cut: 'index' (order of the table) or 'share' (equal fractions)")
-    view = Unicode('top', help="'top' or 'shares'")
+    n = Whole(help='neurons per type; 2.8 % of the table unless given, as in the paper')
+    norm = Word('count', help="'count', 'selected' (share of the n) or 'layer' (share of the layer's neurons)")
+    ties = Word('share', help="neurons tied at the cut: 'index' (order of the table) or 'share' (equal fractions)")
+    view = Word('top', help="'top' or 'shares'")
 
     @default('n')
     def _all_n(self): return max(1, round(TOP_SHARE * len(self.summary.group)))

@@ -14,7 +14,7 @@ from .people import ACTIONS, person
 from .pen import COLOURS, CONCEPTS, picture
 from .plans import DOMAINS, WORLD_VERSION, Dice, make_plan
 from .samples import Sample, SceneObject
-from ..errors import SceneError
+from ..errors import SceneError, check_whole, shown
 
 # %% ../../nbs/api/data/01_scenes.ipynb #7413346c
 __all__ = ['make', 'gallery', 'CONCEPTS', 'COLOURS', 'DOMAINS', 'KINDS', 'TASKS', 'WORLD_VERSION']
@@ -49,11 +49,9 @@ def make(n, # how many
          task=None, # 'caption', 'question', one of `KINDS`, or None: six captions to four questions
          start=0): # index of the first
     "`n` samples of the drawn world; sample `i` depends on the seed and its index, not on `n`."
-    for name, value in (('n', n), ('start', start)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0: raise SceneError(f'{name} is {value!r}: give a whole number that is not negative.')
-    if isinstance(seed, bool) or not isinstance(seed, int): raise SceneError(f'seed is {seed!r}: give a whole number.')
-    if domain is not None and domain not in DOMAINS: raise SceneError(f'Unknown domain {domain!r}: choose one of {", ".join(DOMAINS)}.')
-    if task is not None and task not in TASKS: raise SceneError(f'Unknown task {task!r}: choose one of {", ".join(TASKS)}.')
+    n, start, seed = check_whole('n', n, 0, error=SceneError), check_whole('start', start, 0, error=SceneError), check_whole('seed', seed, error=SceneError)
+    if domain is not None and domain not in list(DOMAINS): raise SceneError(f'Unknown domain {shown(domain)}: choose one of {", ".join(DOMAINS)}.')
+    if task is not None and task not in TASKS: raise SceneError(f'Unknown task {shown(task)}: choose one of {", ".join(TASKS)}.')
     if domain is not None and domain not in POSSIBLE.get(task, DOMAINS):
         raise SceneError(f'The domain {domain!r} has no questions of the kind {task!r}: choose one of {", ".join(POSSIBLE[task])}.')
     return [_sample(seed, i, domain, task) for i in range(start, start + n)]
@@ -71,6 +69,7 @@ def gallery(size=64, # side of one drawing, pixels
             columns=14, # drawings in a row
             seed=11): # of the scenes
     "A contact sheet: every concept in its first colour, special views, people's actions, and a row of scenes for each domain."
+    size, columns = check_whole('size', size, 8, 512, SceneError), check_whole('columns', columns, 1, 100, SceneError)
     looks = [picture(name, None, size, state=None) for name, entry in CONCEPTS.items() if entry['super'] != 'person']
     looks += [picture(name, entry['colours'][0], size, view) for name, entry in CONCEPTS.items() for view in entry['views']]
     looks += [person(size, kind, action, COLOURS['blue']) for kind in ('man', 'woman', 'child') for action in ACTIONS]

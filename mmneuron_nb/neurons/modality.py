@@ -10,7 +10,7 @@ __all__ = ['ten', 'sample_types', 'type_table', 'neuron_index', 'chosen', 'modal
 from fractions import Fraction
 import numpy as np
 import pandas as pd
-from ..errors import OptionError
+from ..errors import OptionError, SiteError, check_whole, shown
 from ..names import TYPES
 
 # %% ../../nbs/api/neurons/00_modality.ipynb #c02ad699
@@ -25,13 +25,13 @@ def ten(a, # activations, float array
 def _order_at(ds, name, n): # the (n+1)-th largest [layer, neuron, rank], or an error if fewer were kept
     k = ds.sizes['order']
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 0 <= n < k:
-        raise OptionError(f'A threshold of more than {n!r} tokens needs the {n!r} + 1 largest activations, but {k} were kept (0 <= n <= {k - 1});',
+        raise OptionError(f'A threshold of more than {shown(n)} tokens needs the {shown(n)} + 1 largest activations, but {k} were kept (0 <= n <= {k - 1});',
                           'choose a smaller one, or record with a larger `order`.')
     return ds[name].isel(order=int(n)).values
 
 def _check_level(**levels): # T_v, T_t: on the scale of 0..10
     for k, t in levels.items():
-        if isinstance(t, bool) or not isinstance(t, (int, float, np.number)) or not 0 <= t <= 10: raise OptionError(f'{k}={t!r} is not on the scale of 0 to 10;', 'correct it.')
+        if isinstance(t, bool) or not isinstance(t, (int, float, np.number)) or not 0 <= t <= 10: raise OptionError(f'{k}={shown(t)} is not on the scale of 0 to 10;', 'correct it.')
 
 def sample_types(ds, n_v=4, t_v=2, n_t=2, t_t=3):
     "Type of each top entry, int8 [layer, neuron, rank]: 0 visual, 1 text, 2 multi-modal, 3 unknown, -1 no entry."
@@ -60,7 +60,9 @@ def neuron_index(module, layers, width): # MultiIndex (module, layer, neuron)
 def chosen(store, modules): # None: all
     "The modules asked for, each once; raises `OptionError` if `store` is no store."
     if not hasattr(store, 'manifest'): raise OptionError(f'{type(store).__name__} is no store;', 'give what `record` or `open_store` returned.')
-    return tuple(dict.fromkeys([modules] if isinstance(modules, str) else modules or store.modules))
+    if modules is None: return store.modules
+    try: return tuple(dict.fromkeys([modules] if isinstance(modules, str) else modules)) or store.modules
+    except TypeError as e: raise OptionError(f'modules={shown(modules)} is no list of modules;', f'choose from {", ".join(store.modules)}.') from e
 
 def modality_types(store, # `ActivationStore`
                    n_v=4, # visual-activated: more than n_v visual tokens ...
@@ -82,11 +84,14 @@ def modality_types(store, # `ActivationStore`
     return table
 
 # %% ../../nbs/api/neurons/00_modality.ipynb #d9b033c2
+def _several(values): # one value, or a list of them -> a list
+    return [values] if np.ndim(values) == 0 else list(values)
+
 def threshold_sweep(store, n_v=(4,), t_v=(2,), n_t=(2,), t_t=(3,), modules=None):
-    "Share of neurons of each type for every combination of thresholds, one row each; no new recording. Raises `OptionError` beyond what was kept."
+    "Share of neurons of each type for every combination of thresholds (a value or a list of each), one row each; no new recording. Raises `OptionError` beyond what was kept."
     import itertools
     rows = []
-    for c in itertools.product(n_v, t_v, n_t, t_t):
+    for c in itertools.product(*map(_several, (n_v, t_v, n_t, t_t))):
         share = modality_types(store, *c, modules=modules).type.value_counts(normalize=True)
         rows.append(dict(zip(('n_v', 't_v', 'n_t', 't_t'), c)) | {t: share.get(t, 0.) for t in TYPES})
     return pd.DataFrame(rows)
@@ -96,15 +101,20 @@ def exemplars(table, type, n=5, module='lm', per_layer=2):
     "Index of up to `n` neurons that show `type` best: `[(module, layer, neuron)]`, the clearest first; silent neurons never."
     if type not in TYPES: raise OptionError(f'There is no type {type!r};', f'choose from {", ".join(TYPES)}.')
     p = f'p_{type[0]}'
+    if not isinstance(table, pd.DataFrame) or not {'type', 'max', 'silent', p} <= set(table) or 'module' not in table.index.names:
+        raise OptionError(f'{shown(table)} is no table of neurons;', 'make one with `modality_types(store)`.')
+    n, per_layer, have = check_whole('n', n, 0), check_whole('per_layer', per_layer, 1), table.index.unique('module')
+    if len(table) and module not in list(have): raise SiteError(f'No module {shown(module)} in this table;', f'choose from {", ".join(have)}.')
     t = table[(table.type == type) & ~table.silent & (table.index.get_level_values('module') == module)]
     t = t.sort_values([p, 'max'], ascending=False, kind='stable')
     return t[t.groupby('layer').cumcount() < per_layer].index[:n].tolist()
 
 # %% ../../nbs/api/neurons/00_modality.ipynb #08b5d339
 def _share_at(ds, r): # position of share r among those kept
-    want = Fraction(str(r))
+    try: want = Fraction(str(r))
+    except (ValueError, ZeroDivisionError): want = None # no number
     kept = [Fraction(str(s)) for s in ds.share.values.tolist()] if 'share' in ds.coords else []
-    if want not in kept: raise OptionError(f'A share of {r!r} was not recorded (kept: {", ".join(map(str, map(float, kept)))});',
+    if want not in kept: raise OptionError(f'A share of {shown(r)} was not recorded (kept: {", ".join(map(str, map(float, kept)))});',
                                            'choose one of these.')
     return kept.index(want)
 

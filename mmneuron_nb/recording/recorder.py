@@ -10,7 +10,7 @@ import json, shutil, time
 import numpy as np
 from dataclasses import asdict
 from pathlib import Path
-from ..errors import OptionError, SampleError, StoreError
+from ..errors import OptionError, SampleError, StoreError, check_path, check_whole, shown
 from ..data.samples import Sample
 from ..models.vlm import VLM
 from ..models.sites import one_of
@@ -100,15 +100,15 @@ def record(vlm, # `VLM`
     `max_new_tokens`, 'none'), `seed` (of the random samples). Raises `SampleError`, `SiteError`, `OptionError`, `StoreError`; what was recorded before an error is kept in `<out>.partial`."""
     if not isinstance(vlm, VLM): raise OptionError(f'The first argument is a {type(vlm).__name__}, not a `VLM`;', 'wrap it: `VLM(model, processor)`.')
     one_of(engine, ('local',), 'engine')
-    if on_bad not in ('raise', 'skip'): raise OptionError(f'on_bad={on_bad!r};', "choose 'raise' or 'skip'.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise OptionError(f'batch_size={batch_size!r};', 'give a whole number >= 1.')
+    if on_bad not in ('raise', 'skip'): raise OptionError(f'on_bad={shown(on_bad)};', "choose 'raise' or 'skip'.")
+    batch_size, out = check_whole('batch_size', batch_size, 1), out if out is None else check_path(out, StoreError)
+    for k, v in dict(resume=resume, overwrite=overwrite, progress=progress).items():
+        if not isinstance(v, bool): raise OptionError(f'{k}={shown(v)};', 'give True or False.')
     opts = _options(dict(top=top, random=random, site=site, domains=domains, modules=modules, **options))
     _plan(vlm, [], opts) # names are checked before any sample is read
-    samples = [samples] if isinstance(samples, Sample) else samples
     samples = checked(vlm, samples, opts, on_bad)
     if out is None: return _record(vlm, samples, opts, None, batch_size, on_bad, progress)
-    return _record_to(vlm, samples, opts, Path(out), batch_size, on_bad, progress, resume, overwrite)
+    return _record_to(vlm, samples, opts, out, batch_size, on_bad, progress, resume, overwrite)
 
 def _options(kw):
     "`Options` from keywords, with lists as tuples and a clear error for unknown names."
@@ -120,8 +120,10 @@ def _options(kw):
         v = kw.get(k)
         if isinstance(v, (str, int)): kw[k] = (v,)
         elif v is not None or k == 'modules':
-            try: kw[k] = tuple(dict.fromkeys(plain(x) for x in v))
-            except TypeError as e: raise OptionError(f'{k}={v!r} is no list of {k};', f'give some of them, such as {k}=' + ("('lm',)." if k == 'modules' else '[0, 5].')) from e
+            try:
+                kw[k] = tuple(dict.fromkeys(plain(x) for x in v))
+                if k == 'modules': ' '.join(kw[k]) # names, nothing else
+            except TypeError as e: raise OptionError(f'{k}={shown(v)} is no list of {k};', f'give some of them, such as {k}=' + ("('lm',)." if k == 'modules' else '[0, 5].')) from e
     return Options(**kw)
 
 # %% ../../nbs/api/recording/05_recorder.ipynb #8241e23c

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 import numpy as np
 import torch
-from ..errors import OptionError, StoreError
+from ..errors import OptionError, StoreError, check_whole
 from ..names import VISUAL
 from .stats import EMPTY, TopN, make_key, priority, split_key, widen
 
@@ -33,13 +33,10 @@ class Options:
     seed: int = 0 # of the lottery that draws the random samples
 
     def __post_init__(self):
-        for name, least in (('top', 1), ('random', 0), ('order', 1), ('max_new_tokens', 1)):
-            v = getattr(self, name)
-            if isinstance(v, bool) or not isinstance(v, int) or v < least:
-                raise OptionError(f'{name}={v!r} is not a whole number >= {least};', 'correct it.')
+        for name, *span in (('top', 1, 1_000_000), ('random', 0), ('order', 1, 100_000), ('max_new_tokens', 1), ('seed',)):
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), *span)) # numpy's numbers become Python's
         for name in ('domains', 'count_template', 'keep_tokens'):
             if not isinstance(getattr(self, name), bool): raise OptionError(f'{name}={getattr(self, name)!r};', 'give True or False.')
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int): raise OptionError(f'seed={self.seed!r};', 'give a whole number.')
         if self.answers not in ('given', 'generate', 'none'): raise OptionError(f'answers={self.answers!r};',
                                                                                 "choose 'given', 'generate' or 'none'.")
 

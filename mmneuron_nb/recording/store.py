@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
-from ..errors import OptionError, SiteError, StoreError
+from ..errors import OptionError, SiteError, StoreError, check_path, check_whole, shown
 from ..names import PAD, VISUAL, neuron_name, parse_neuron
 from ..data.samples import load_image
 from ..models.sites import one_of
 from ..models.encoding import append_answer
-from .batches import encode_batch, encode_sample, sample_hash
+from .batches import encode_batch, encode_sample, listed, sample_hash
 from .files import check_seal, make_manifest, manifest_parts, module_dataset, sample_dataset, with_coords, write_store
 from .state import RunState, load_module, load_table, merge, row_roles, table_row
 
@@ -92,10 +92,10 @@ def from_state(state, manifest, facts=None):
 def open_store(path, vlm=None, samples=None):
     "Open the store in folder `path`; with `vlm` and `samples` also `attach` them. Raises `StoreError`."
     import xarray as xr
-    if not isinstance(path, (str, Path)): raise StoreError(f'{path!r} is no path;', 'give the folder of a store.')
-    path = Path(path)
+    path = check_path(path, StoreError)
+    if samples is not None and vlm is None: raise StoreError('Samples without their model cannot be attached;', 'give `vlm` as well.')
     if not (path/'manifest.json').is_file():
-        part = path.with_name(path.name + '.partial')
+        part = path.parent/(path.name + '.partial')
         hint = 'the run was not finished: call `record` again with the same arguments.' if part.exists() else 'give the folder that `record(..., out=...)` wrote.'
         raise StoreError(f'There is no store at {str(path)!r};', hint)
     try:
@@ -118,9 +118,10 @@ def same_model(want, have):
 
 def attach(store, vlm, samples=None):
     "Connect the model (and the samples) that `store` was recorded with; returns the store, raises `StoreError` naming what differs."
+    if not hasattr(vlm, 'fingerprint'): raise StoreError(f'{shown(vlm)} is no model;', 'give the `VLM` of the recording: store.attach(vlm, samples).')
     same_model(store.manifest['model'], vlm.fingerprint())
     if samples is not None:
-        by = {s.id: s for s in samples}
+        by = {s.id: s for s in listed(samples)}
         if (lost := [i for i in store.ids if i not in by]):
             raise StoreError(f'{len(lost)} recorded samples are not among those given (for example {lost[0]!r});',
                              'pass the samples of the recording.')
@@ -176,7 +177,8 @@ def tokens(store, neuron, rank=0):
     "The `TokenRow` of one top entry of a neuron: from disk if kept (`keep_tokens`) and no samples are attached, else made again from the sample."
     m, p, i = store.index(neuron)
     ds = store.module(m)
-    if not 0 <= rank < ds.sizes['rank']: raise OptionError(f'Rank {rank} was not recorded (ranks 0 to {ds.sizes["rank"] - 1});',
+    rank = check_whole('rank', rank, 0)
+    if rank >= ds.sizes['rank']: raise OptionError(f'Rank {rank} was not recorded (ranks 0 to {ds.sizes["rank"] - 1});',
                                                            'record with a larger `top`.')
     number, value, peak = int(ds.top_sample[p, i, rank]), float(ds.top_value[p, i, rank]), float(ds.top_value[p, i, 0])
     if number < 0: raise OptionError(f'{neuron_name(neuron)} has only {int((ds.top_sample[p, i] >= 0).sum())} entries;',
@@ -221,6 +223,8 @@ def to_state(store):
 
 def merge_stores(store, other, out=None):
     "A store of the samples of both, in memory or written to `out`; raises `StoreError` if model, options or sites differ or a sample is in both."
+    if not isinstance(other, ActivationStore): raise StoreError(f'{shown(other)} is no store;', 'give what `record` or `open_store` returned.')
+    out = None if out is None else check_path(out, StoreError)
     same_model(store.manifest['model'], other.manifest['model'])
     state = merge(to_state(store), to_state(other))
     data = dict(samples={**store.manifest['data']['samples'], **other.manifest['data']['samples']})
@@ -228,9 +232,9 @@ def merge_stores(store, other, out=None):
     pieces = words[0] and dict(image=words[0]['image'], **{m: {**words[0][m], **words[1][m]} for m in words[0] if m != 'image'})
     manifest, facts = make_manifest(state, store.manifest['model'], data, pieces), dict(merged_from=[s.facts for s in (store, other)])
     if out is None: return from_state(state, manifest, facts)
-    if Path(out).exists(): raise StoreError(f'{str(out)!r} exists;', 'choose another path.')
+    if out.exists(): raise StoreError(f'{str(out)!r} exists;', 'choose another path.')
     write_store(state, manifest, out, facts)
-    shutil.rmtree(Path(out).with_name(Path(out).name + '.partial'), ignore_errors=True)
+    shutil.rmtree(out.with_name(out.name + '.partial'), ignore_errors=True)
     return open_store(out)
 
 ActivationStore.merge = merge_stores

@@ -117,10 +117,10 @@ def layer_figure(
     for k, name in enumerate(TYPES):
         a, row, col = ('', '2', '3', '4')[k], 1 - k // 2, k % 2
         data.append(_bars(x, top.values[k], name, a, 'layer %{x}: %{y:,}', four))
-        ticks = dict(type='category', nticks=17, tickangle=-45 * several)
+        ticks = dict(type='category', nticks=17, tickangle=-45 * several, showticklabels=row == 0 or not several)
         axes['xaxis' + a] = _axis(_span(col, 2, .09), 'y' + a, 'layer' if row == 0 else '', ink, four, **ticks)
         axes['yaxis' + a] = _axis(_span(row, 2, .22), 'x' + a, NORMS[top.norm] if col == 0 else '', ink, four, **form)
-        notes.append(_note(f'<b>{name}</b>, p ≥ {top.cut[k]:.2f}', 0, 1.02, a, ink, four))
+        notes.append(_note(f'<b>{name}</b>{top.cut_words(k)}', 0, 1.02, a, ink, four))
     for k, name in enumerate(TYPES):
         data.append(_bars(x, shares.shares[:, k], name, '5', 'layer %{x}: %{y:.1%}', not four))
         notes.append(_note(_key(name), k / 4, 1.02, '5', ink, not four))

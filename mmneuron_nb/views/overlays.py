@@ -12,7 +12,7 @@ from html import escape
 from io import BytesIO
 import re, numpy as np
 from PIL import Image
-from ..errors import ActivationError, OptionError
+from ..errors import ActivationError, OptionError, check_whole, shown
 from ..names import ANSWER, PAD, PROMPT, TEMPLATE, VISUAL, neuron_name
 from ..neurons.modality import ten
 from .palette import GREEN, HEAT
@@ -20,6 +20,7 @@ from .palette import GREEN, HEAT
 # %% ../../nbs/api/views/05_overlays.ipynb #ab6fdae8
 def check_row(row):
     "`row` itself if it can be drawn; else an error that names the neuron and what is wrong."
+    if not hasattr(row, 'neuron'): raise OptionError(f'{shown(row)} is no row of tokens: take one from store.tokens(neuron).')
     name, n = f'{neuron_name(row.neuron)} on sample {row.sample_id!r}', len(row.values)
     if not len(row.tokens) == len(row.roles) == n:
         raise OptionError(f'{name} has {n} values for {len(row.tokens)} tokens and {len(row.roles)} roles: '
@@ -119,7 +120,7 @@ line-height:1.55;font-size:.93em}
 .mm-card img{max-width:100%;height:auto;display:block;border:1px solid rgba(128,128,128,.4)}
 .mm-card figcaption{font-size:.85em}.mm-card figure{margin:0}.mm-card .words{margin:.4rem 0;overflow-wrap:anywhere}
 .mm-card .words span{padding:.08em 0;border-radius:2px;unicode-bidi:isolate}.mm-card .words i{opacity:.5;font-style:normal}
-.mm-card .words .t{color:#767676}.mm-card .words .v{border:1px solid currentColor;padding:0 .3em;font-size:.85em}
+.mm-card .words .t{opacity:.62}.mm-card .words .v{border:1px solid currentColor;padding:0 .3em;font-size:.85em}
 .mm-card .words .p{border-bottom:1px dotted currentColor}
 .mm-card sub{font-size:.62em;line-height:1}.mm-card .note{font-size:.85em;opacity:.85;margin:0}
 '''
@@ -158,7 +159,7 @@ def exemplar_card(
 ) -> str:
     "One neuron on one sample as HTML: picture, overlay, shaded words, caption."
     if over not in ('fade', 'heat'): raise OptionError(f"over={over!r} is unknown: choose 'fade' or 'heat'.")
-    a = ten(check_row(row).values, row.max)
+    size, a = check_whole('size', size, 16, 2000), ten(check_row(row).values, row.max)
     worded = np.isin(row.roles, (PROMPT, ANSWER, TEMPLATE)).any()
     text = shaded_text(row) if worded else '<span class="t">no words at this place in the model</span>'
     here = float(np.max(row.values)) if len(row.values) else 0.

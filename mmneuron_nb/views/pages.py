@@ -9,7 +9,7 @@ __all__ = ['CSS', 'TABLE_CSS', 'cell', 'table_html', 'page', 'page_path', 'write
 from html import escape
 from pathlib import Path
 import os, numpy as np, pandas as pd
-from ..errors import OptionError
+from ..errors import OptionError, check_path
 
 # %% ../../nbs/api/views/04_pages.ipynb #5eeff5d5
 def cell(x, percent:bool=False) -> str:
@@ -51,14 +51,15 @@ a{color:var(--link)}a:focus-visible,summary:focus-visible,[tabindex]:focus-visib
 figure{margin:0 0 1rem;max-width:100%}summary{cursor:pointer;padding:.3rem 0}
 @media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--soft:#333;--line:#999;--card:#fff;--link:#000}
 body{max-width:none;padding:0;font-size:11pt}
-h2,h3{break-after:avoid}figure,tr,.mm-card{break-inside:avoid}nav,.skip{display:none}}
+h2,h3{break-after:avoid}details::details-content{content-visibility:visible;block-size:auto}figure,tr,.mm-card{break-inside:avoid}nav,.skip{display:none}}
 '''
 TABLE_CSS = '''
 table.mm{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92em;margin:.4rem 0}
 table.mm caption{text-align:left;padding:.2rem 0;font-weight:600}
 table.mm th,table.mm td{padding:.15rem .7rem;border-bottom:1px solid var(--line,rgba(128,128,128,.4));text-align:right;background:none}
-table.mm th[scope=row],table.mm th.key{text-align:left}table.mm th[scope=row]{font-weight:500}
+table.mm th[scope=row],table.mm th.key{text-align:left}table.mm th[scope=row]{font-weight:500;white-space:nowrap}
 table.mm thead th{border-bottom-width:2px;white-space:nowrap}
+@media (max-width:30rem){table.mm th,table.mm td{padding:.15rem .35rem}}
 '''
 
 # %% ../../nbs/api/views/04_pages.ipynb #e441c897
@@ -72,7 +73,7 @@ def page(title:str, body:str, css:str='', head:str='') -> str:
 # %% ../../nbs/api/views/04_pages.ipynb #fdc0f0a9
 def page_path(path) -> Path:
     "`path` as a Path if it is the name of a page; else an `OptionError`."
-    path = Path(path)
+    path = check_path(path)
     if path.suffix.lower() not in ('.html', '.htm'): raise OptionError(f'{path.name!r} is no name for a page: end it with .html.')
     return path
 

@@ -61,6 +61,9 @@ def test_page(browser, pages, name, look):
     SHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SHOTS / f'page_{name}_{look}.png')
     assert page.evaluate('document.documentElement.scrollWidth <= window.innerWidth'), 'the page scrolls sideways'
+    if name == 'report':    # the ink of the charts is the page's
+        ink = page.locator('figure > svg text').first.evaluate('e => getComputedStyle(e).fill')
+        assert ink == ('rgb(240, 240, 240)' if look == 'dark' else 'rgb(26, 26, 26)')
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ('rgb(20, 20, 20)' if look == 'dark' else 'rgb(255, 255, 255)')
     assert page.locator('h1').count() == 1 and page.locator('html').get_attribute('lang') == 'en'
     assert page.locator('table caption').count() >= 1
@@ -75,16 +78,22 @@ def test_report_by_keyboard(browser, pages):
     page = browser.new_page(viewport=dict(width=1150, height=900))
     page.goto(pages['report'].as_uri())
     seen = []
-    for _ in range(7):
+    for _ in range(11):
         page.keyboard.press('Tab')
         seen.append(page.evaluate('document.activeElement.getAttribute("href") || document.activeElement.getAttribute("aria-label")'))
-    assert seen[:5] == ['#main', *(f'#{t}' for t in TYPES)] and 'Table of types' in seen
+    assert seen[:9] == ['#main', '#types', '#chart0', '#chart1', '#chart2', *(f'#{t}' for t in TYPES)] and 'Table of types' in seen
     page.locator('nav a[href="#text"]').focus()
     page.keyboard.press('Enter')
     page.wait_for_timeout(300)
     assert page.locator('#text').evaluate('e => Math.abs(e.getBoundingClientRect().top) < 200')
     page.screenshot(path=SHOTS / 'page_report_neurons.png')
+    more = page.locator('details').first
+    assert not more.locator('.mm-card').first.is_visible() and 'more visual neurons: lm.L' in more.locator('summary').text_content()
+    more.locator('summary').focus()
+    page.keyboard.press('Enter')
+    assert more.locator('.mm-card').first.is_visible()
     assert page.locator('#unknown ~ p').filter(has_text='No exemplary neuron').count() == 1
     page.emulate_media(media='print')
+    assert all(d.locator('.mm-card').last.is_visible() for d in page.locator('details').all()), 'paper has no clicks: all is open'
     page.screenshot(path=SHOTS / 'page_report_print.png')
     page.close()

@@ -60,25 +60,25 @@ def check_image(sample, # a `Sample`
         try: return load_image(sample)
         except SampleError as err: raise SampleError('the image cannot be decoded:', str(err)) from err
 
-# %% ../../nbs/api/data/08_images.ipynb #56f6f1bc
+# %% ../../nbs/api/data/08_images.ipynb #96b32880
 _COSINE = np.cos(np.pi/32*(np.arange(32) + .5)*np.arange(8)[:, None]) # [8, 32]
 
 def perceptual_hash(image): # a PIL image in RGB; returns an int of 63 bits
     "What a picture looks like, as a number: near-duplicates differ in few bits."
-    grey = np.asarray(image.convert('L').resize((32, 32), Image.Resampling.BOX), float)
+    grey = np.asarray(image.convert('L').resize((32, 32), Image.Resampling.HAMMING), float)
     waves = (_COSINE @ grey @ _COSINE.T).ravel()[1:].round(3) # the first is the brightness
     return sum(1 << i for i, big in enumerate(waves > np.median(waves)) if big)
 
-# %% ../../nbs/api/data/08_images.ipynb #add3321f
+# %% ../../nbs/api/data/08_images.ipynb #5b50ea9c
 class NearDuplicates:
-    "Remembers images by their perceptual hashes; two are near-duplicates if at most 3 of 63 bits differ."
-    def __init__(self): self.parts = [{}, {}, {}, {}] # 16 bits -> [(hash, name)]
+    "Remembers images by their perceptual hashes; two are near-duplicates if at most 4 of 63 bits differ."
+    def __init__(self): self.parts = [{} for _ in range(5)] # 13 bits -> [(hash, name)]
 
     def add(self, value, # the hash of an image
             name): # what to call it
         "The name of a near-duplicate that came before, or None; then the image is remembered."
-        groups = [part.setdefault(value >> 16*i & 0xffff, []) for i, part in enumerate(self.parts)]
+        groups = [part.setdefault(value >> 13*i & 0x1fff, []) for i, part in enumerate(self.parts)]
         for group in groups:
             for other, known in group:
-                if (value ^ other).bit_count() <= 3: return known
+                if (value ^ other).bit_count() <= 4: return known
         for group in groups: group.append((value, name))

@@ -15,21 +15,28 @@ from PIL import Image
 from ..errors import SampleError
 from .samples import load_image, open_image
 
-# %% ../../nbs/api/data/08_images.ipynb #59970921
+# %% ../../nbs/api/data/08_images.ipynb #992f17ca
 class ImageFolder:
     "Finds the image files below one folder, and nothing outside of it; `SampleError` if there is no such folder."
     def __init__(self, root):
         self.root = os.path.realpath(root)
         if not os.path.isdir(self.root): raise SampleError(f'There is no image folder {str(root)!r};', 'give the folder of the images as images=.')
 
+    @classmethod
+    def beside(cls, path, images=None): # the file or folder of the annotations, the folder of the images
+        "The folder `images`; without it the one where the annotations lie, or above it if that is called `annotations`."
+        here = Path(path) if Path(path).is_dir() else Path(path).parent
+        return cls(images if images is not None else here.parent if here.name == 'annotations' else here)
+
     def __call__(self, *names): # names relative to the folder, the likeliest first; returns a path
         "The first of these files that exists; `SampleError` if none does, or if one is no name of a file inside."
+        inside = os.path.join(self.root, '')
         for name in names:
             if not isinstance(name, str) or not name.strip(): raise SampleError('the row names no image:', repr(name))
-            try: path = os.path.realpath(os.path.join(self.root, name))
-            except (OSError, ValueError) as err: raise SampleError('the image name is no file name:', f'{name!r} ({err})') from err
-            if not path.startswith(os.path.join(self.root, '')): raise SampleError('the image name leads out of the image folder:', repr(name))
-            if os.path.isfile(path): return path
+            path = os.path.normpath(os.path.join(self.root, name))
+            if path.startswith(inside) and not os.path.isfile(path): continue
+            if os.path.realpath(path).startswith(inside): return path
+            raise SampleError('the image name leads out of the image folder:', repr(name))
         raise SampleError('the image file does not exist:', repr(names[0]))
 
 # %% ../../nbs/api/data/08_images.ipynb #3a0de496

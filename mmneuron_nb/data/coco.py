@@ -6,7 +6,7 @@
 __all__ = ['check_segmentation', 'decode_mask', 'turned_box', 'CocoObject', 'CocoObjects', 'coco_captions', 'coco_instances',
            'cocoqa', 'vqav2', 'llava_instruct']
 
-# %% ../../nbs/api/data/11_coco.ipynb #e842b613
+# %% ../../nbs/api/data/11_coco.ipynb #addbfef7
 import math, re
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from PIL import Image
 from ..errors import ExtraMissing, SampleError
 from .samples import TURNS, Sample, SceneObject, open_image, orientation
 from .images import ImageFolder
-from .rows import field, find_file, grouped, read_json, read_lines, some_text, text, whole_number
+from .rows import field, find_file, grouped, read_json, read_lines, some_text, text, texts, whole_number
 from .reading import DESCRIBE, Reader
 
 # %% ../../nbs/api/data/11_coco.ipynb #2ffdc430
@@ -67,9 +67,9 @@ class CocoObject(SceneObject):
 
     def __repr__(self): return f'CocoObject({self.concept}, {self.super_category}, box={self.box})'
 
-# %% ../../nbs/api/data/11_coco.ipynb #28572cd9
+# %% ../../nbs/api/data/11_coco.ipynb #2291a597
 class CocoObjects:
-    """The outlined objects of COCO's `instances_*.json` (Lin et al. 2014, arXiv:1405.0312): called with an image's id and file, a list of `CocoObject`.
+    """The outlined objects of COCO's `instances_*.json`; called with an image's id and file, a list of `CocoObject`.
 
     Format: `{"images": [{"id": 1, "file_name": "000000000001.jpg", "width": 64, "height": 48}], "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
     "annotations": [{"id": 9, "image_id": 1, "category_id": 18, "bbox": [x, y, w, h], "segmentation": [[x, y, x, y, ...]], "iscrowd": 0}]}`, pixels, not rounded."""
@@ -109,21 +109,22 @@ def _by_id(image_id, splits): # 42, ['val2014']
 def _objects(instances, notes): # a function (image_id, file) -> list of objects
     return CocoObjects(instances, notes) if instances is not None else lambda image_id, file: []
 
-# %% ../../nbs/api/data/11_coco.ipynb #4eb04782
+# %% ../../nbs/api/data/11_coco.ipynb #4c182fb6
 def coco_captions(path, # captions_*.json, or the folder that holds one
                   images=None, # folder of the pictures; without it the one above `annotations`
                   instances=None, # instances_*.json, for objects and masks
                   prompt=DESCRIBE, # what is asked
                   **checks): # see `Checks`
-    """COCO captions (Chen et al. 2015, arXiv:1504.00325): one sample per image; the first caption is the answer, all are in `meta['captions']`.
+    """COCO's pictures with captions (Chen et al. 2015, arXiv:1504.00325).
 
+    One sample per image; the first caption is the answer, all are in `meta['captions']`.
     Format: `{"images": [{"id": 1, "file_name": "000000000001.jpg"}], "annotations": [{"id": 7, "image_id": 1, "caption": "A dog."}]}`."""
     path, notes = find_file(path, 'captions_*.json'), []
     rows, anns = read_json(path, notes, 'images', 'annotations')
     find, anns, objects = ImageFolder.beside(path, images), grouped(anns, 'image_id', notes), _objects(instances, notes)
     def make(row, n):
-        i, file = field(row, 'id'), find(*_by_name(field(row, 'file_name')))
-        captions = [some_text(field(a, 'caption'), 'caption') for a in anns.get(i, ())]
+        i, file = whole_number(field(row, 'id'), 'image id'), find(*_by_name(field(row, 'file_name')))
+        captions = texts([field(a, 'caption') for a in anns.get(i, ())], 'caption')
         return Sample(f'coco-{i}', file, prompt, captions[0] if captions else None, 'common', objects(i, file), dict(image_id=i, captions=captions))
     return Reader('coco_captions', rows, make, notes, **checks)
 
@@ -131,23 +132,26 @@ def coco_instances(path, # instances_*.json, or the folder that holds one
                    images=None, # folder of the pictures; without it the one above `annotations`
                    prompt=DESCRIBE, # what is asked
                    **checks): # see `Checks`
-    "COCO instances, see `CocoObjects` for the format: one sample per image with its objects, without an answer."
+    """COCO's pictures with outlined objects (Lin et al. 2014, arXiv:1405.0312).
+
+    One sample per image, without an answer. Format: see `CocoObjects`."""
     path, notes = find_file(path, 'instances_*.json'), []
     objects, find = CocoObjects(path, notes), ImageFolder.beside(path, images)
     def make(row, n):
-        i, file = field(row, 'id'), find(*_by_name(field(row, 'file_name')))
+        i, file = whole_number(field(row, 'id'), 'image id'), find(*_by_name(field(row, 'file_name')))
         return Sample(f'coco-{i}', file, prompt, None, 'common', objects(i, file), dict(image_id=i))
     return Reader('coco_instances', objects.images, make, notes, **checks)
 
-# %% ../../nbs/api/data/11_coco.ipynb #f9d1bc15
+# %% ../../nbs/api/data/11_coco.ipynb #ae8c66e7
 _KINDS = ('object', 'number', 'color', 'location')
 
 def cocoqa(path, # folder with questions.txt, answers.txt, img_ids.txt and types.txt, such as train/ or test/
            images=None, # folder of the pictures
            instances=None, # instances_*.json, for objects and masks
            **checks): # see `Checks`
-    """COCO-QA (Ren, Kiros, Zemel 2015, arXiv:1505.02074): questions made of captions, answers of one word. Ids are line numbers from 0; the kind is in `meta['type']`.
+    """COCO-QA: questions made of captions, answers of one word (Ren, Kiros, Zemel 2015, arXiv:1505.02074).
 
+    Ids are line numbers from 0; the kind of question is in `meta['type']`.
     Format: four text files of equal length, line by line `what is on the table ?`, `book`, `42` (COCO's image id), `0` (0 object, 1 number, 2 color, 3 location)."""
     path, notes = Path(path), []
     columns = [read_lines(path/f'{name}.txt', notes) for name in ('questions', 'answers', 'img_ids', 'types')]
@@ -161,21 +165,22 @@ def cocoqa(path, # folder with questions.txt, answers.txt, img_ids.txt and types
         return Sample(f'cocoqa-{path.name}-{n}', file, some_text(question, 'question'), text(answer, 'answer') or None, 'common', objects(i, file), meta)
     return Reader('cocoqa', list(zip(*columns)), make, notes, **checks)
 
-# %% ../../nbs/api/data/11_coco.ipynb #bcfb7895
+# %% ../../nbs/api/data/11_coco.ipynb #1ce02263
 def _answers(anns, qid): # of one question: the answer, and what else is known
     if anns is None: return None, {}
     if qid not in anns: raise SampleError('the question has no annotation:', repr(qid))
     ann = anns[qid][0]
     meta = {k: ann[k] for k in ('question_type', 'answer_type') if k in ann}
-    return text(ann.get('multiple_choice_answer'), 'answer') or None, dict(meta, answers=[text(field(a, 'answer'), 'answer') for a in ann.get('answers', ())])
+    return text(ann.get('multiple_choice_answer'), 'answer') or None, dict(meta, answers=texts([field(a, 'answer') for a in ann.get('answers', ())], 'answer'))
 
 def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
           images=None, # folder of the pictures
           annotations=None, # v2_*_annotations.json; without it the one beside the questions, if there is one
           instances=None, # instances_*.json, for objects and masks
           **checks): # see `Checks`
-    """VQAv2 (Goyal et al. 2017, arXiv:1612.00837). The answer is the most frequent one; all ten are in `meta['answers']`. Test questions have none.
+    """VQAv2: questions about COCO's pictures (Goyal et al. 2017, arXiv:1612.00837).
 
+    The answer is the most frequent one; all ten are in `meta['answers']`. Test questions have none.
     Format: `{"questions": [{"question_id": 42000, "image_id": 42, "question": "What is it?"}]}` and `{"annotations": [{"question_id": 42000, "multiple_choice_answer": "dog",
     "answers": [{"answer": "dog"}, ... ten], "question_type": "what is", "answer_type": "other"}]}`."""
     path, notes = find_file(path, '*questions*.json'), []
@@ -188,16 +193,17 @@ def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
     def make(row, n):
         i, (answer, meta) = whole_number(field(row, 'image_id'), 'image id'), _answers(anns, field(row, 'question_id'))
         file = find(*_by_id(i, splits))
-        return Sample(f"vqav2-{row['question_id']}", file, some_text(field(row, 'question'), 'question'), answer, 'common', objects(i, file), dict(meta, image_id=i))
+        return Sample(f"vqav2-{some_text(row['question_id'], 'id')}", file, some_text(field(row, 'question'), 'question'), answer, 'common', objects(i, file), dict(meta, image_id=i))
     return Reader('vqav2', rows, make, notes, **checks)
 
-# %% ../../nbs/api/data/11_coco.ipynb #a91ee56e
+# %% ../../nbs/api/data/11_coco.ipynb #3e0cb106
 def llava_instruct(path, # detail_23k.json or another file of the kind, or the folder that holds one
                    images=None, # folder of COCO's pictures
                    instances=None, # instances_*.json, for objects and masks
                    **checks): # see `Checks`
-    """LLaVA-Instruct (Liu et al. 2023, arXiv:2304.08485), such as the 23k detailed descriptions that Xu, Lan, Lu 2025 record: the first question and its answer. Later turns are in `meta['turns']`.
+    """LLaVA-Instruct: talks about COCO's pictures (Liu et al. 2023, arXiv:2304.08485).
 
+    The first question and its answer; later turns are in `meta['turns']`. Xu, Lan, Lu 2025 record the 23k detailed descriptions.
     Format: `[{"id": "000000000042", "image": "000000000042.jpg", "conversations": [{"from": "human", "value": "What is it?\\n<image>"}, {"from": "gpt", "value": "A dog."}]}]`."""
     path, notes = find_file(path, 'detail_23k.json'), []
     rows, find, objects = read_json(path, notes), ImageFolder.beside(path, images), _objects(instances, notes)

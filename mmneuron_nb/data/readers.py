@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READERS', 'folder', 'RowImage', 'from_rows', 'table', 'open_reader']
 
-# %% ../../nbs/api/data/13_readers.ipynb #23a17ce1
+# %% ../../nbs/api/data/13_readers.ipynb #b4766dec
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..errors import OptionError, SampleError
 from .samples import Sample
 from .images import ImageFolder
 from .rows import field, read_lines, read_table, some_text, text
-from .reading import DESCRIBE, Reader
+from .reading import DESCRIBE, Reader, indexable
 from .coco import coco_captions, coco_instances, cocoqa, llava_instruct, vqav2
 from .domains import docvqa, flickr30k, lingoqa, pmc_vqa, rsvqa_hr, sbu
 
@@ -40,7 +40,7 @@ def folder(path, # a folder, searched with its subfolders
         return Sample(some_text(name, 'file name'), find(name), prompt, answer or None, domain)
     return Reader('folder', names, make, **checks)
 
-# %% ../../nbs/api/data/13_readers.ipynb #c57b542b
+# %% ../../nbs/api/data/13_readers.ipynb #ba16ffb0
 class RowImage:
     "Opens the picture of a row when called: bytes, or `{'bytes': ..., 'path': ...}` as Hugging Face stores it."
     def __init__(self, rows, at, key): self.rows, self.at, self.key = rows, at, key
@@ -67,7 +67,7 @@ def _columns(rows): # their names, None where they cannot be known
 def _picture(rows, row, n, image, find): # what a sample takes as its image
     value = field(row, image)
     if isinstance(value, Image.Image): return value
-    if isinstance(value, (bytes, Mapping)): return RowImage(rows, n, image) if hasattr(rows, '__getitem__') else RowImage([row], 0, image)
+    if isinstance(value, (bytes, Mapping)): return RowImage(rows, n, image) if indexable(rows) else RowImage([row], 0, image)
     if find is None: raise SampleError('the row names a file, and there is no folder of images:', repr(value))
     return find(str(value) if isinstance(value, Path) else value)
 

@@ -17,7 +17,7 @@ setup(
     packages=find_packages(include=['mmneuron_nb', 'mmneuron_nb.*']), package_data={'mmneuron_nb': assets},
     include_package_data=False,
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('lab', 'dev')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('lab', 'data', 'dev')},
     entry_points={'console_scripts': cfg.get('console_scripts', '').split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research',
                  *[f'Programming Language :: Python :: 3.{v}' for v in range(minor, 14)]],

@@ -6,7 +6,7 @@
 __all__ = ['check_segmentation', 'decode_mask', 'turned_box', 'CocoObject', 'CocoObjects', 'coco_captions', 'coco_instances',
            'cocoqa', 'vqav2', 'llava_instruct']
 
-# %% ../../nbs/api/data/11_coco.ipynb #addbfef7
+# %% ../../nbs/api/data/11_coco.ipynb #f296885f
 import math, re
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from ..errors import ExtraMissing, SampleError
 from .samples import TURNS, Sample, SceneObject, open_image, orientation
 from .images import ImageFolder
 from .rows import field, find_file, grouped, read_json, read_lines, some_text, text, texts, whole_number
-from .reading import DESCRIBE, Reader
+from .reading import DESCRIBE, Reader, checked_sample
 
-# %% ../../nbs/api/data/11_coco.ipynb #2ffdc430
+# %% ../../nbs/api/data/11_coco.ipynb #6ec685ad
 def _points(polygon, h, w): # [x, y, x, y, ...] in or near the image
-    ok = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(type(v) in (int, float) and abs(v) <= 2*max(h, w) for v in polygon)
-    if not ok: raise SampleError('a polygon of an object is broken:', str(polygon)[:60])
+    ok = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+    if not ok or not all(type(v) in (int, float) and abs(v) <= 2*max(h, w) for v in polygon):
+        raise SampleError('a polygon of an object is broken:', str(polygon)[:60])
 
 def check_segmentation(seg, h, w): # of an image of h x w pixels
     "Refuse what is neither polygons nor run lengths of this image: `SampleError`."
@@ -35,13 +36,14 @@ def check_segmentation(seg, h, w): # of an image of h x w pixels
 def decode_mask(seg, h, w): # checked by `check_segmentation`; returns bool [h, w]
     "The pixels of polygons or run lengths, by pycocotools; `ExtraMissing` without it."
     try: from pycocotools import mask as tool
-    except ImportError as err: raise ExtraMissing("COCO's masks are decoded by pycocotools;", "pip install 'mmneuron_nb[data]' brings it.") from err
+    except ImportError as err:
+        raise ExtraMissing("COCO's masks are decoded by pycocotools;", "pip install 'mmneuron_nb[data]' brings it.") from err
     if isinstance(seg, list): runs = tool.merge(tool.frPyObjects(seg, h, w))
     elif isinstance(seg['counts'], list): runs = tool.frPyObjects(seg, h, w)
     else: runs = dict(size=[h, w], counts=seg['counts'].encode())
     try: mask = tool.decode(runs)
     except ValueError as err: raise SampleError('the mask of an object is broken:', str(err)) from err
-    if mask.max(initial=0) > 1 or mask.sum() != tool.area(runs): raise SampleError('the mask of an object is broken:', 'it holds too few runs')
+    if mask.max(initial=0) > 1 or mask.sum() != tool.area(runs): raise SampleError('the mask of an object is broken:', 'too few runs')
     return mask.astype(bool)
 
 # %% ../../nbs/api/data/11_coco.ipynb #4dd1ecf8
@@ -67,12 +69,22 @@ class CocoObject(SceneObject):
 
     def __repr__(self): return f'CocoObject({self.concept}, {self.super_category}, box={self.box})'
 
-# %% ../../nbs/api/data/11_coco.ipynb #2291a597
+# %% ../../nbs/api/data/11_coco.ipynb #8a9d94d3
+def _coco_object(ann, kind, w, h, n): # rows of annotations and categories, stored size, orientation
+    x, y, bw, bh = (float(v) for v in field(ann, 'bbox'))
+    seg = field(ann, 'segmentation')
+    check_segmentation(seg, h, w)
+    box = max(0, math.floor(x)), max(0, math.floor(y)), min(w, math.ceil(x + bw)), min(h, math.ceil(y + bh))
+    name, group = some_text(field(kind, 'name'), 'category'), text(kind.get('supercategory'), 'category')
+    meta = dict(id=ann.get('id'), crowd=bool(ann.get('iscrowd')))
+    return CocoObject(name, '', turned_box(box, n, w, h), (seg, h, w, n), group, meta=meta)
+
 class CocoObjects:
     """The outlined objects of COCO's `instances_*.json`; called with an image's id and file, a list of `CocoObject`.
 
-    Format: `{"images": [{"id": 1, "file_name": "000000000001.jpg", "width": 64, "height": 48}], "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
-    "annotations": [{"id": 9, "image_id": 1, "category_id": 18, "bbox": [x, y, w, h], "segmentation": [[x, y, x, y, ...]], "iscrowd": 0}]}`, pixels, not rounded."""
+    Format: `{"images": [{"id": 1, "file_name": "000000000001.jpg", "width": 64, "height": 48}],
+    "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}], "annotations": [{"id": 9, "image_id": 1, "category_id": 18,
+    "bbox": [x, y, w, h], "segmentation": [[x, y, x, y, ...]], "iscrowd": 0}]}`, in pixels, not rounded."""
     def __init__(self, path, # the file, or the folder that holds it
                  notes): # list, to which remarks are added
         images, anns, cats = read_json(find_file(path, 'instances_*.json'), notes, 'images', 'annotations', 'categories')
@@ -87,18 +99,10 @@ class CocoObjects:
             with open_image(Sample(image_id, file, '')) as im: stored, n = im.size, orientation(im)
         except SampleError as err: raise SampleError('the image cannot be opened:', str(err)) from err
         if stored != size: raise SampleError('the image has another size than its annotations:', f'{stored} instead of {size}')
-        return [self._object(a, *size, n) for a in self.anns.get(image_id, ())]
+        return [_coco_object(a, self.kinds[field(a, 'category_id')][0], *size, n) for a in self.anns.get(image_id, ())]
 
-    def _object(self, ann, w, h, n):
-        x, y, bw, bh = (float(v) for v in field(ann, 'bbox'))
-        kind, seg = self.kinds[field(ann, 'category_id')][0], field(ann, 'segmentation')
-        check_segmentation(seg, h, w)
-        box = max(0, math.floor(x)), max(0, math.floor(y)), min(w, math.ceil(x + bw)), min(h, math.ceil(y + bh))
-        meta = dict(id=ann.get('id'), crowd=bool(ann.get('iscrowd')))
-        return CocoObject(some_text(field(kind, 'name'), 'category'), '', turned_box(box, n, w, h), (seg, h, w, n), text(kind.get('supercategory'), 'category'), meta=meta)
-
-# %% ../../nbs/api/data/11_coco.ipynb #75ab7881
-_FOLDERS = ('', 'images/', *(f'{part}{year}/' for year in (2017, 2014) for part in ('train', 'val')), 'test2017/', 'test2015/', 'coco/train2017/')
+# %% ../../nbs/api/data/11_coco.ipynb #b66a179d
+_FOLDERS = ('', 'images/', 'train2017/', 'val2017/', 'train2014/', 'val2014/', 'test2017/', 'test2015/', 'coco/train2017/')
 
 def _by_name(name): return [f + name for f in _FOLDERS] if isinstance(name, str) else [name]
 
@@ -109,7 +113,7 @@ def _by_id(image_id, splits): # 42, ['val2014']
 def _objects(instances, notes): # a function (image_id, file) -> list of objects
     return CocoObjects(instances, notes) if instances is not None else lambda image_id, file: []
 
-# %% ../../nbs/api/data/11_coco.ipynb #4c182fb6
+# %% ../../nbs/api/data/11_coco.ipynb #0b11d0f5
 def coco_captions(path, # captions_*.json, or the folder that holds one
                   images=None, # folder of the pictures; without it the one above `annotations`
                   instances=None, # instances_*.json, for objects and masks
@@ -125,9 +129,11 @@ def coco_captions(path, # captions_*.json, or the folder that holds one
     def make(row, n):
         i, file = whole_number(field(row, 'id'), 'image id'), find(*_by_name(field(row, 'file_name')))
         captions = texts([field(a, 'caption') for a in anns.get(i, ())], 'caption')
-        return Sample(f'coco-{i}', file, prompt, captions[0] if captions else None, 'common', objects(i, file), dict(image_id=i, captions=captions))
+        meta = dict(image_id=i, captions=captions)
+        return checked_sample('coco', i, file, prompt, next(iter(captions), None), 'common', objects(i, file), **meta)
     return Reader('coco_captions', rows, make, notes, **checks)
 
+# %% ../../nbs/api/data/11_coco.ipynb #0c90f422
 def coco_instances(path, # instances_*.json, or the folder that holds one
                    images=None, # folder of the pictures; without it the one above `annotations`
                    prompt=DESCRIBE, # what is asked
@@ -139,10 +145,10 @@ def coco_instances(path, # instances_*.json, or the folder that holds one
     objects, find = CocoObjects(path, notes), ImageFolder.beside(path, images)
     def make(row, n):
         i, file = whole_number(field(row, 'id'), 'image id'), find(*_by_name(field(row, 'file_name')))
-        return Sample(f'coco-{i}', file, prompt, None, 'common', objects(i, file), dict(image_id=i))
+        return checked_sample('coco', i, file, prompt, None, 'common', objects(i, file), image_id=i)
     return Reader('coco_instances', objects.images, make, notes, **checks)
 
-# %% ../../nbs/api/data/11_coco.ipynb #ae8c66e7
+# %% ../../nbs/api/data/11_coco.ipynb #d228be99
 _KINDS = ('object', 'number', 'color', 'location')
 
 def cocoqa(path, # folder with questions.txt, answers.txt, img_ids.txt and types.txt, such as train/ or test/
@@ -152,27 +158,30 @@ def cocoqa(path, # folder with questions.txt, answers.txt, img_ids.txt and types
     """COCO-QA: questions made of captions, answers of one word (Ren, Kiros, Zemel 2015, arXiv:1505.02074).
 
     Ids are line numbers from 0; the kind of question is in `meta['type']`.
-    Format: four text files of equal length, line by line `what is on the table ?`, `book`, `42` (COCO's image id), `0` (0 object, 1 number, 2 color, 3 location)."""
+    Format: four text files of equal length, line by line `what is on the table ?`, `book`, `42` (COCO's image id),
+    `0` (0 object, 1 number, 2 color, 3 location)."""
     path, notes = Path(path), []
     columns = [read_lines(path/f'{name}.txt', notes) for name in ('questions', 'answers', 'img_ids', 'types')]
-    if len(set(map(len, columns))) > 1: raise SampleError(f'The files of {str(path)!r} have {[len(c) for c in columns]} lines:', 'they have to be equally long.')
+    lengths = [len(c) for c in columns]
+    if len(set(lengths)) > 1: raise SampleError(f'The files of {str(path)!r} have {lengths} lines:', 'they have to be equally long.')
     find, objects = ImageFolder.beside(path, images), _objects(instances, notes)
     def make(row, n):
         question, answer, image_id, kind = row
         i, kind = whole_number(image_id, 'image id'), whole_number(kind, 'type')
         file = find(*_by_id(i, ('train2014', 'val2014')))
-        meta = dict(image_id=i, type=_KINDS[kind])
-        return Sample(f'cocoqa-{path.name}-{n}', file, some_text(question, 'question'), text(answer, 'answer') or None, 'common', objects(i, file), meta)
+        name = f'cocoqa-{path.name}'
+        return checked_sample(name, n, file, question, answer, 'common', objects(i, file), image_id=i, type=_KINDS[kind])
     return Reader('cocoqa', list(zip(*columns)), make, notes, **checks)
 
-# %% ../../nbs/api/data/11_coco.ipynb #1ce02263
+# %% ../../nbs/api/data/11_coco.ipynb #d7c0e1d2
 def _answers(anns, qid): # of one question: the answer, and what else is known
     if anns is None: return None, {}
     if qid not in anns: raise SampleError('the question has no annotation:', repr(qid))
     ann = anns[qid][0]
-    meta = {k: ann[k] for k in ('question_type', 'answer_type') if k in ann}
-    return text(ann.get('multiple_choice_answer'), 'answer') or None, dict(meta, answers=texts([field(a, 'answer') for a in ann.get('answers', ())], 'answer'))
+    ten = texts([field(a, 'answer') for a in ann.get('answers', ())], 'answer')
+    return ann.get('multiple_choice_answer'), dict({k: ann[k] for k in ('question_type', 'answer_type') if k in ann}, answers=ten)
 
+# %% ../../nbs/api/data/11_coco.ipynb #66eeda8c
 def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
           images=None, # folder of the pictures
           annotations=None, # v2_*_annotations.json; without it the one beside the questions, if there is one
@@ -181,22 +190,23 @@ def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
     """VQAv2: questions about COCO's pictures (Goyal et al. 2017, arXiv:1612.00837).
 
     The answer is the most frequent one; all ten are in `meta['answers']`. Test questions have none.
-    Format: `{"questions": [{"question_id": 42000, "image_id": 42, "question": "What is it?"}]}` and `{"annotations": [{"question_id": 42000, "multiple_choice_answer": "dog",
-    "answers": [{"answer": "dog"}, ... ten], "question_type": "what is", "answer_type": "other"}]}`."""
+    Format: `{"questions": [{"question_id": 42000, "image_id": 42, "question": "What is it?"}]}` and
+    `{"annotations": [{"question_id": 42000, "multiple_choice_answer": "dog", "answers": [{"answer": "dog"}, ... ten], "question_type": "what is", "answer_type": "other"}]}`."""
     path, notes = find_file(path, '*questions*.json'), []
-    rows, beside = read_json(path, notes, 'questions'), path.with_name(path.name.replace('OpenEnded_', '').replace('questions', 'annotations'))
+    rows = read_json(path, notes, 'questions')
+    beside = path.with_name(path.name.replace('OpenEnded_', '').replace('questions', 'annotations'))
     if annotations is None and beside != path and beside.is_file(): annotations = beside
     anns = grouped(read_json(annotations, notes, 'annotations'), 'question_id', notes) if annotations is not None else None
     if anns is None: notes.append('no annotations: the questions have no answers')
     splits = re.findall('train2014|val2014|test2015', path.name.replace('test-dev', 'test')) or ['train2014', 'val2014']
     find, objects = ImageFolder.beside(path, images), _objects(instances, notes)
     def make(row, n):
-        i, (answer, meta) = whole_number(field(row, 'image_id'), 'image id'), _answers(anns, field(row, 'question_id'))
-        file = find(*_by_id(i, splits))
-        return Sample(f"vqav2-{some_text(row['question_id'], 'id')}", file, some_text(field(row, 'question'), 'question'), answer, 'common', objects(i, file), dict(meta, image_id=i))
+        qid, i = field(row, 'question_id'), whole_number(field(row, 'image_id'), 'image id')
+        (answer, meta), file = _answers(anns, qid), find(*_by_id(i, splits))
+        return checked_sample('vqav2', qid, file, field(row, 'question'), answer, 'common', objects(i, file), image_id=i, **meta)
     return Reader('vqav2', rows, make, notes, **checks)
 
-# %% ../../nbs/api/data/11_coco.ipynb #3e0cb106
+# %% ../../nbs/api/data/11_coco.ipynb #898ffa5c
 def llava_instruct(path, # detail_23k.json or another file of the kind, or the folder that holds one
                    images=None, # folder of COCO's pictures
                    instances=None, # instances_*.json, for objects and masks
@@ -204,14 +214,17 @@ def llava_instruct(path, # detail_23k.json or another file of the kind, or the f
     """LLaVA-Instruct: talks about COCO's pictures (Liu et al. 2023, arXiv:2304.08485).
 
     The first question and its answer; later turns are in `meta['turns']`. Xu, Lan, Lu 2025 record the 23k detailed descriptions.
-    Format: `[{"id": "000000000042", "image": "000000000042.jpg", "conversations": [{"from": "human", "value": "What is it?\\n<image>"}, {"from": "gpt", "value": "A dog."}]}]`."""
+    Format: `[{"id": "000000000042", "image": "000000000042.jpg",
+    "conversations": [{"from": "human", "value": "What is it?\\n<image>"}, {"from": "gpt", "value": "A dog."}]}]`."""
     path, notes = find_file(path, 'detail_23k.json'), []
     rows, find, objects = read_json(path, notes), ImageFolder.beside(path, images), _objects(instances, notes)
     def make(row, n):
         file, turns = find(*_by_name(field(row, 'image'))), field(row, 'conversations')
-        said = {who: some_text(field(turn, 'value'), f'text of the {who}') for who, turn in zip(('human', 'gpt'), turns) if field(turn, 'from') == who}
-        if len(said) < 2: raise SampleError('the conversation is no question of a human and its answer:', str([t.get('from') for t in turns])[:60])
-        prompt, i = some_text(re.sub(r'\s*<image>\s*', '\n', said['human']), 'question'), re.search(r'(\d{12})\.jpg$', file)
+        who = [field(turn, 'from') for turn in turns[:2]]
+        if who != ['human', 'gpt']: raise SampleError('the conversation is no question of a human and its answer:', str(who)[:60])
+        said, answer = (text(field(turn, 'value'), 'text') for turn in turns[:2])
+        i = re.search(r'(\d{12})\.jpg$', file)
         inside = objects(int(i[1]), file) if i else []
-        return Sample(f"llava-{some_text(field(row, 'id'), 'id')}", file, prompt, said['gpt'], 'common', inside, dict(turns=turns[2:]))
+        question = re.sub(r'\s*<image>\s*', '\n', said)
+        return checked_sample('llava', field(row, 'id'), file, question, answer, 'common', inside, turns=turns[2:])
     return Reader('llava_instruct', rows, make, notes, **checks)

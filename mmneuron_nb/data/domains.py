@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pmc_vqa', 'docvqa', 'Frames', 'lingoqa', 'rsvqa_hr', 'sbu', 'flickr30k']
 
-# %% ../../nbs/api/data/12_domains.ipynb #c965c889
+# %% ../../nbs/api/data/12_domains.ipynb #45345f6d
 import json, re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,43 +16,45 @@ from ..errors import OptionError, SampleError
 from .samples import Sample, load_image
 from .images import ImageFolder
 from .rows import field, find_file, grouped, read_json, read_lines, read_table, some_text, text, texts
-from .reading import DESCRIBE, Reader
+from .reading import DESCRIBE, Reader, checked_sample
 
-# %% ../../nbs/api/data/12_domains.ipynb #b99cd106
+# %% ../../nbs/api/data/12_domains.ipynb #5138d3e2
 def pmc_vqa(path, # train.csv, test.csv, train_2.csv or test_2.csv, or a folder that holds one table
             images=None, # folder of the figures, or above images/ or figures/
             **checks): # see `Checks`
     """PMC-VQA: questions about medical figures (Zhang et al. 2023, arXiv:2305.10415).
 
     The answer is the text of the right choice; all are in `meta['choices']`. Ids are row numbers from 0.
-    Format: CSV with the columns `Figure_path, Question, Answer, Choice A ... Choice D, Answer_label`; the second version has the letter in `Answer` and no label. Choices begin with their letter, `A: heart`."""
+    Format: CSV with the columns `Figure_path, Question, Answer, Choice A ... Choice D, Answer_label`; the second version has the letter in
+    `Answer` and no label. Choices begin with their letter, `A: heart`."""
     path, notes = find_file(path, '*.csv'), []
     rows, find = read_table(path, notes), ImageFolder.beside(path, images)
     def make(row, n):
         name, answer = field(row, 'Figure_path'), text(field(row, 'Answer'), 'answer')
         choices = {c: re.sub(rf'^{c}\s*:\s*', '', text(row.get(f'Choice {c}'), 'choice')) for c in 'ABCD'}
         file = find(*(f + name for f in ('', 'images/', 'figures/'))) if isinstance(name, str) else find(name)
-        meta = dict(choices=choices, label=text(row.get('Answer_label'), 'label') or (answer if answer in choices else ''))
-        return Sample(f'pmc_vqa-{path.stem}-{n}', file, some_text(row.get('Question'), 'question'), choices.get(answer, answer) or None, 'medical', meta=meta)
+        label, answer = text(row.get('Answer_label'), 'label') or (answer if answer in choices else ''), choices.get(answer, answer)
+        return checked_sample(f'pmc_vqa-{path.stem}', n, file, row.get('Question'), answer, 'medical', choices=choices, label=label)
     return Reader('pmc_vqa', rows, make, notes, **checks)
 
-# %% ../../nbs/api/data/12_domains.ipynb #dda7f662
+# %% ../../nbs/api/data/12_domains.ipynb #781c7bf6
 def docvqa(path, # train_v1.0.json, val_v1.0.json or test_v1.0.json, or a folder that holds one
            images=None, # folder that holds documents/
            **checks): # see `Checks`
     """DocVQA: questions about scanned pages (Mathew, Karatzas, Jawahar 2021, arXiv:2007.00398).
 
     The first answer is the answer, all are in `meta['answers']`; test questions have none.
-    Format: `{"data": [{"questionId": 7, "question": "What is the date?", "image": "documents/a_1.png", "docId": 3, "question_types": ["form"], "answers": ["1999"]}]}`."""
+    Format: `{"data": [{"questionId": 7, "question": "What is the date?", "image": "documents/a_1.png", "docId": 3,
+    "question_types": ["form"], "answers": ["1999"]}]}`."""
     path, notes = find_file(path, '*v1.0*.json'), []
     rows, find = read_json(path, notes, 'data'), ImageFolder.beside(path, images)
     def make(row, n):
         file, answers = find(field(row, 'image')), texts(row.get('answers') or [], 'answer')
-        meta = dict(answers=answers, types=row.get('question_types') or [], document=row.get('docId'))
-        return Sample(f"docvqa-{some_text(field(row, 'questionId'), 'id')}", file, some_text(field(row, 'question'), 'question'), answers[0] if answers else None, 'document', meta=meta)
+        answer, meta = next(iter(answers), None), dict(answers=answers, types=row.get('question_types') or [], document=row.get('docId'))
+        return checked_sample('docvqa', field(row, 'questionId'), file, field(row, 'question'), answer, 'document', **meta)
     return Reader('docvqa', rows, make, notes, **checks)
 
-# %% ../../nbs/api/data/12_domains.ipynb #07a7d065
+# %% ../../nbs/api/data/12_domains.ipynb #a436f050
 class Frames:
     "Opens several image files as one contact sheet when called: three in a row, each at most 640 pixels wide."
     def __init__(self, paths): self.paths = paths
@@ -67,6 +69,7 @@ class Frames:
 
     def __repr__(self): return f'Frames({len(self.paths)} files)'
 
+# %% ../../nbs/api/data/12_domains.ipynb #188615b6
 def lingoqa(path, # val.parquet or train.parquet (or the same as .jsonl or .json), or a folder that holds one
             images=None, # folder that holds the frames' names
             frames='last', # 'first', 'middle', 'last', or 'grid' for all of them in one picture
@@ -74,8 +77,10 @@ def lingoqa(path, # val.parquet or train.parquet (or the same as .jsonl or .json
     """LingoQA: questions about drives (Marcu et al. 2024, arXiv:2312.14115).
 
     Rows of one question are one sample; all answers are in `meta['answers']`, the frames in `meta['frames']`.
-    Format: Parquet with the columns `question_id, segment_id, images` (a list of file names), `question, answer`; the evaluation set has each question twice, with two answers."""
-    if frames not in ('first', 'middle', 'last', 'grid'): raise OptionError(f'frames={frames!r} is unknown:', "choose 'first', 'middle', 'last' or 'grid'.")
+    Format: Parquet with the columns `question_id, segment_id, images` (a list of file names), `question, answer`; the evaluation set has
+    each question twice, with two answers."""
+    if frames not in ('first', 'middle', 'last', 'grid'):
+        raise OptionError(f'frames={frames!r} is unknown:', "choose 'first', 'middle', 'last' or 'grid'.")
     path, notes = find_file(path, '*.parquet'), []
     rows, find = read_table(path, notes), ImageFolder.beside(path, images)
     by = {}
@@ -89,31 +94,34 @@ def lingoqa(path, # val.parquet or train.parquet (or the same as .jsonl or .json
         paths = [find(name) for name in names]
         shown = Frames(paths) if frames == 'grid' else paths[dict(first=0, middle=len(paths)//2, last=-1)[frames]]
         answers = texts([field(r, 'answer') for r in group], 'answer')
-        meta = dict(frames=paths, segment=row.get('segment_id'), answers=answers)
-        return Sample(f"lingoqa-{some_text(field(row, 'question_id'), 'id')}", shown, some_text(field(row, 'question'), 'question'), answers[0] if answers else None, 'driving', meta=meta)
+        qid, meta = field(row, 'question_id'), dict(frames=paths, segment=row.get('segment_id'), answers=answers)
+        return checked_sample('lingoqa', qid, shown, field(row, 'question'), next(iter(answers), None), 'driving', **meta)
     return Reader('lingoqa', list(by.values()), make, notes, **checks)
 
-# %% ../../nbs/api/data/12_domains.ipynb #a14098da
+# %% ../../nbs/api/data/12_domains.ipynb #b69e4848
 def rsvqa_hr(path, # USGS_split_*_questions.json, or a folder that holds one
              images=None, # folder of the pictures, or above Data/
              **checks): # see `Checks`
     """RSVQA-HR: questions about aerial pictures (Lobry et al. 2020, arXiv:2003.07333).
 
     The kind of question is in `meta['type']`. The answers are read from the file beside, `..._answers.json`.
-    Format: `{"questions": [{"id": 5, "active": true, "img_id": 42, "type": "presence", "question": "Is there a road?", "answers_ids": [6]}]}` and
+    Format: `{"questions": [{"id": 5, "active": true, "img_id": 42, "type": "presence", "question": "Is there a road?"}]}` and
     `{"answers": [{"id": 6, "active": true, "question_id": 5, "answer": "yes"}]}`; the picture is `Data/42.tif`."""
     path, notes = find_file(path, '*questions*.json'), []
-    rows, answers = read_json(path, notes, 'questions'), read_json(path.with_name(path.name.replace('questions', 'answers')), notes, 'answers')
+    beside = path.with_name(path.name.replace('questions', 'answers'))
+    rows, answers = read_json(path, notes, 'questions'), read_json(beside, notes, 'answers')
     rows, answers = ([r for r in x if not isinstance(r, Mapping) or r.get('active', True)] for x in (rows, answers))
     find, answers = ImageFolder.beside(path, images), grouped(answers, 'question_id', notes)
     def make(row, n):
         i = field(row, 'img_id')
         file, said = find(*(f'{f}{i}.tif' for f in ('Data/', '', 'Images/'))), answers.get(field(row, 'id'), ())
-        answer = text(field(said[0], 'answer'), 'answer') if said else ''
-        return Sample(f"rsvqa_hr-{some_text(row['id'], 'id')}", file, some_text(field(row, 'question'), 'question'), answer or None, 'aerial', meta=dict(image_id=i, type=row.get('type')))
+        answer, meta = field(said[0], 'answer') if said else None, dict(image_id=i, type=row.get('type'))
+        return checked_sample('rsvqa_hr', row['id'], file, field(row, 'question'), answer, 'aerial', **meta)
     return Reader('rsvqa_hr', rows, make, notes, **checks)
 
-# %% ../../nbs/api/data/12_domains.ipynb #013a214a
+# %% ../../nbs/api/data/12_domains.ipynb #6a97e4d9
+_SBU = 'SBU_captioned_photo_dataset_{}.txt'
+
 def sbu(path, # sbu-captions-all.json, or the folder with the two text files
         images=None, # folder of the pictures
         prompt=DESCRIBE, # what is asked
@@ -121,19 +129,21 @@ def sbu(path, # sbu-captions-all.json, or the folder with the two text files
     """SBU: photographs with what their owners wrote (Ordonez, Kulkarni, Berg 2011).
 
     Ids are the names of the pictures.
-    Format: `{"image_urls": ["http://static.flickr.com/2723/4385_b0.jpg"], "captions": ["A dog."]}`, or `SBU_captioned_photo_dataset_urls.txt` and `..._captions.txt`, line by line."""
+    Format: `{"image_urls": ["http://static.flickr.com/2723/4385_b0.jpg"], "captions": ["A dog."]}`, or
+    `SBU_captioned_photo_dataset_urls.txt` and `..._captions.txt`, line by line."""
     path, notes = Path(path), []
-    if path.is_dir() and not list(path.glob('*.json')): urls, captions = (read_lines(path/f'SBU_captioned_photo_dataset_{kind}.txt', notes) for kind in ('urls', 'captions'))
+    if (path/_SBU.format('urls')).is_file(): urls, captions = (read_lines(path/_SBU.format(kind), notes) for kind in ('urls', 'captions'))
     else: urls, captions = read_json(find_file(path, 'sbu*.json'), notes, 'image_urls', 'captions')
-    if len(urls) != len(captions): raise SampleError(f'{str(path)!r} has {len(urls)} addresses and {len(captions)} captions:', 'they have to be equally many.')
+    if len(urls) != len(captions):
+        raise SampleError(f'{str(path)!r} has {len(urls)} addresses and {len(captions)} captions:', 'they have to be equally many.')
     find = ImageFolder.beside(path, images)
     def make(row, n):
         url, caption = some_text(row[0], 'address'), some_text(row[1], 'caption')
         name = url.rsplit('/', 1)[-1]
-        return Sample(f'sbu-{Path(name).stem}', find(name, f'images/{name}', f'dataset/{name}'), prompt, caption, 'common', meta=dict(url=url))
+        return checked_sample('sbu', Path(name).stem, find(name, f'images/{name}', f'dataset/{name}'), prompt, caption, 'common', url=url)
     return Reader('sbu', list(zip(urls, captions)), make, notes, **checks)
 
-# %% ../../nbs/api/data/12_domains.ipynb #639b27c0
+# %% ../../nbs/api/data/12_domains.ipynb #2643ad0c
 def _flickr_list(path, notes): # rows like Karpathy's
     out = {}
     for n, line in enumerate(read_lines(path, notes), 1):
@@ -142,6 +152,7 @@ def _flickr_list(path, notes): # rows like Karpathy's
         elif line.strip(): out[n] = SampleError('the line is no name, tab and caption:', f'{path.name}, line {n}')
     return [v if isinstance(v, SampleError) else dict(filename=k, sentences=v) for k, v in out.items()]
 
+# %% ../../nbs/api/data/12_domains.ipynb #3175621b
 def flickr30k(path, # results_20130124.token, dataset_flickr30k.json or flickr_annotations_30k.csv, or a folder that holds one .token
               images=None, # folder of the pictures, or above flickr30k-images/
               split=None, # 'train', 'val' or 'test', where the file has splits
@@ -150,14 +161,18 @@ def flickr30k(path, # results_20130124.token, dataset_flickr30k.json or flickr_a
     """Flickr30k: photographs with five captions (Young et al. 2014).
 
     One sample per image; the first caption is the answer, all are in `meta['captions']`.
-    Format: lines `1000.jpg#0 <tab> A dog.`; or `{"images": [{"filename": "1000.jpg", "split": "test", "sentences": [{"raw": "A dog."}]}]}`; or CSV with the columns `filename, split, raw` (a JSON list)."""
+    Format: lines `1000.jpg#0 <tab> A dog.`; or `{"images": [{"filename": "1000.jpg", "split": "test", "sentences": [{"raw": "A dog."}]}]}`;
+    or CSV with the columns `filename, split, raw` (a JSON list)."""
     path, notes = find_file(path, '*.token'), []
-    rows = read_json(path, notes, 'images') if path.suffix == '.json' else read_table(path, notes) if path.suffix == '.csv' else _flickr_list(path, notes)
-    if split is not None: rows = [r for r in rows if not isinstance(r, Mapping) or r.get('split') == split]
-    if split is not None and not rows: raise SampleError(f'{str(path)!r} has no rows of the split {split!r}:', "choose 'train', 'val' or 'test', or a file with splits.")
+    read = {'.json': lambda path, notes: read_json(path, notes, 'images'), '.csv': read_table}.get(path.suffix, _flickr_list)
+    rows = [r for r in read(path, notes) if split is None or not isinstance(r, Mapping) or r.get('split') == split]
+    if split is not None and not rows:
+        raise SampleError(f'{str(path)!r} has no rows of the split {split!r}:', "choose 'train', 'val' or 'test', or a file with splits.")
     find = ImageFolder.beside(path, images)
     def make(row, n):
         name = some_text(field(row, 'filename'), 'file name')
+        file = find(name, f'flickr30k-images/{name}', f'flickr30k_images/{name}')
         captions = texts([field(s, 'raw') for s in row['sentences']] if 'sentences' in row else json.loads(field(row, 'raw')), 'caption')
-        return Sample(f'flickr30k-{Path(name).stem}', find(name, f'flickr30k-images/{name}', f'flickr30k_images/{name}'), prompt, captions[0] if captions else None, 'common', meta=dict(captions=captions, split=row.get('split')))
+        meta = dict(captions=captions, split=row.get('split'))
+        return checked_sample('flickr30k', Path(name).stem, file, prompt, next(iter(captions), None), 'common', **meta)
     return Reader('flickr30k', rows, make, notes, **checks)

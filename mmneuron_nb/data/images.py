@@ -15,12 +15,13 @@ from PIL import Image
 from ..errors import SampleError
 from .samples import load_image, open_image
 
-# %% ../../nbs/api/data/08_images.ipynb #992f17ca
+# %% ../../nbs/api/data/08_images.ipynb #db118b18
 class ImageFolder:
     "Finds the image files below one folder, and nothing outside of it; `SampleError` if there is no such folder."
     def __init__(self, root):
         self.root = os.path.realpath(root)
-        if not os.path.isdir(self.root): raise SampleError(f'There is no image folder {str(root)!r};', 'give the folder of the images as images=.')
+        if os.path.isdir(self.root): return
+        raise SampleError(f'There is no image folder {str(root)!r};', 'give the folder of the images as images=.')
 
     @classmethod
     def beside(cls, path, images=None): # the file or folder of the annotations, the folder of the images
@@ -39,7 +40,7 @@ class ImageFolder:
             raise SampleError('the image name leads out of the image folder:', repr(name))
         raise SampleError('the image file does not exist:', repr(names[0]))
 
-# %% ../../nbs/api/data/08_images.ipynb #3a0de496
+# %% ../../nbs/api/data/08_images.ipynb #de652eaa
 _ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND') # inside the data of a picture they cannot occur
 
 def _seems_cut(image): # opened from a file
@@ -51,11 +52,12 @@ def _seems_cut(image): # opened from a file
     file.seek(at)
     return end not in tail
 
+# %% ../../nbs/api/data/08_images.ipynb #e40af40f
 def check_image(sample, # a `Sample`
                 verify='header', # 'header', 'full', or None for no look at all
                 min_side=10, # pixels
                 max_ratio=100): # longer side / shorter side
-    "Refuse a sample whose image cannot be opened, is cut off, too small or too thin: `SampleError`. Returns the RGB image if it was decoded for that."
+    "Refuse an image that cannot be opened, is cut off, too small or too thin: `SampleError`. Returns the image if it was decoded for that."
     if verify is None: return
     try: image = open_image(sample)
     except SampleError as err: raise SampleError('the image cannot be opened:', str(err)) from err

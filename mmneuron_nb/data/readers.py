@@ -20,7 +20,7 @@ from .reading import DESCRIBE, Reader, indexable
 from .coco import coco_captions, coco_instances, cocoqa, llava_instruct, vqav2
 from .domains import docvqa, flickr30k, lingoqa, pmc_vqa, rsvqa_hr, sbu
 
-# %% ../../nbs/api/data/13_readers.ipynb #fd32e060
+# %% ../../nbs/api/data/13_readers.ipynb #0239925e
 _PICTURES = {'.jpg', '.jpeg', '.png', '.gif', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.avif'}
 
 def folder(path, # a folder, searched with its subfolders
@@ -33,14 +33,15 @@ def folder(path, # a folder, searched with its subfolders
     find = ImageFolder(path)
     files = (f.relative_to(path) for f in Path(path).rglob('*') if f.suffix.lower() in _PICTURES)
     names = sorted(f.as_posix() for f in files if not any(part.startswith('.') for part in f.parts))
-    if not names: raise SampleError(f'The folder {str(path)!r} holds no pictures:', f'their names should end with {", ".join(sorted(_PICTURES))}.')
+    if not names:
+        raise SampleError(f'The folder {str(path)!r} holds no pictures:', f'names of pictures end with {", ".join(sorted(_PICTURES))}.')
     def make(name, n):
         beside = Path(path, name).with_suffix('.txt')
         answer = text('\n'.join(read_lines(beside, [])), 'answer') if beside.is_file() else ''
         return Sample(some_text(name, 'file name'), find(name), prompt, answer or None, domain)
     return Reader('folder', names, make, **checks)
 
-# %% ../../nbs/api/data/13_readers.ipynb #ba16ffb0
+# %% ../../nbs/api/data/13_readers.ipynb #16259b3e
 class RowImage:
     "Opens the picture of a row when called: bytes, or `{'bytes': ..., 'path': ...}` as Hugging Face stores it."
     def __init__(self, rows, at, key): self.rows, self.at, self.key = rows, at, key
@@ -52,6 +53,7 @@ class RowImage:
 
     def __repr__(self): return f'RowImage({self.at}, {self.key!r})'
 
+# %% ../../nbs/api/data/13_readers.ipynb #f7312b67
 def _plain(rows, image): # rows that can be asked again, with bytes instead of pixels
     if hasattr(rows, 'itertuples'): return rows.to_dict('records') # a frame
     if type((getattr(rows, 'features', None) or {}).get(image)).__name__ == 'Image': # a dataset of Hugging Face
@@ -71,7 +73,7 @@ def _picture(rows, row, n, image, find): # what a sample takes as its image
     if find is None: raise SampleError('the row names a file, and there is no folder of images:', repr(value))
     return find(str(value) if isinstance(value, Path) else value)
 
-# %% ../../nbs/api/data/13_readers.ipynb #350755fe
+# %% ../../nbs/api/data/13_readers.ipynb #f0360885
 def from_rows(rows, # a `datasets.Dataset`, a frame of pandas, a list of dicts, or any iterable of them
               images=None, # folder of the pictures, where rows name files
               image='image', # column with a file name, a PIL image, or bytes
@@ -82,10 +84,13 @@ def from_rows(rows, # a `datasets.Dataset`, a frame of pandas, a list of dicts, 
               prompt=DESCRIBE, # what is asked where there are no questions
               name='rows', # first part of ids that are row numbers
               **checks): # see `Checks`
-    "Samples from rows; other columns go to `meta`. Streams have to have the column of questions, or `question=None`. A generator is read into a list."
+    """Samples from rows; other columns go to `meta`.
+
+    Streams need the column of questions, or `question=None`, and their samples hold the bytes. A generator is read into a list."""
     rows, find = _plain(rows, image), ImageFolder(images) if images is not None else None
     known = _columns(rows)
-    if known is not None and image not in known: raise SampleError(f'The rows have no column {image!r}, they have {known}:', 'name it with image=.')
+    if known is not None and image not in known:
+        raise SampleError(f'The rows have no column {image!r}, they have {known}:', 'name it with image=.')
     ask = question is not None if known is None else question in known
     def make(row, n):
         picture, i = _picture(rows, row, n, image, find), text(row.get(id), 'id')
@@ -94,20 +99,22 @@ def from_rows(rows, # a `datasets.Dataset`, a frame of pandas, a list of dicts, 
         return Sample(i or f'{name}-{n}', picture, said, text(row.get(answer), 'answer') or None, domain, meta=meta)
     return Reader(name, rows, make, **checks)
 
-# %% ../../nbs/api/data/13_readers.ipynb #22768186
+# %% ../../nbs/api/data/13_readers.ipynb #4e489ff0
 def table(path, # .csv, .tsv, .json (a list), .jsonl, .ndjson or .parquet
           images=None, # folder of the pictures; without it the one of the table
           **options): # of `from_rows`: names of the columns, domain, prompt, and `Checks`
     """A table of your own with a row per question or caption.
 
-    Format: a header `id,image,question,answer`, of which only `image` is needed, and lines `7,photos/a.jpg,What is it?,A dog.`; the same as JSON objects, `{"image": "photos/a.jpg", ...}`."""
+    Format: a header `id,image,question,answer`, of which only `image` is needed, and lines `7,photos/a.jpg,What is it?,A dog.`; the same as
+    JSON objects, `{"image": "photos/a.jpg", ...}`."""
     notes = []
     reader = from_rows(read_table(path, notes), ImageFolder.beside(path, images).root, name=Path(path).stem, **options)
     reader.notes = notes
     return reader
 
-# %% ../../nbs/api/data/13_readers.ipynb #9279986d
-READERS = {f.__name__: f for f in (llava_instruct, coco_captions, coco_instances, cocoqa, vqav2, pmc_vqa, docvqa, lingoqa, rsvqa_hr, sbu, flickr30k, folder, table)}
+# %% ../../nbs/api/data/13_readers.ipynb #28caecbb
+READERS = {f.__name__: f for f in (llava_instruct, coco_captions, coco_instances, cocoqa, vqav2, pmc_vqa, docvqa, lingoqa, rsvqa_hr, sbu,
+                                   flickr30k, folder, table)}
 
 def open_reader(name, # one of `READERS`, or both as 'READER:PATH'
                 path=None, # file or folder of the source

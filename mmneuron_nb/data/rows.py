@@ -47,7 +47,7 @@ def read_lines(path, # a text file
     notes += [f'{Path(path).name}, line {n}: not UTF-8, read as {enc}' for n, (_, enc) in enumerate(out, 1) if enc != 'utf-8']
     return [line for line, _ in out] if data else []
 
-# %% ../../nbs/api/data/09_rows.ipynb #16840aaa
+# %% ../../nbs/api/data/09_rows.ipynb #0bf85cce
 def read_json(path, # a file
               notes, # list, to which remarks on encodings are added
               *keys): # where the list is, e.g. 'questions'; without a key the file has to be a list
@@ -55,15 +55,17 @@ def read_json(path, # a file
     text = '\n'.join(read_lines(path, notes))
     try: data = json.loads(text)
     except json.JSONDecodeError as err:
-        raise SampleError(f'{str(path)!r} is no valid JSON: line {err.lineno}, column {err.colno}: {err.msg}.', 'Download or save it again.') from err
-    except (ValueError, RecursionError) as err: raise SampleError(f'{str(path)!r} is no usable JSON ({err}).', 'Download or save it again.') from err
+        where = f'line {err.lineno}, column {err.colno}: {err.msg}'
+        raise SampleError(f'{str(path)!r} is no valid JSON: {where}.', 'Download or save it again.') from err
+    except (ValueError, RecursionError) as err:
+        raise SampleError(f'{str(path)!r} is no usable JSON ({err}).', 'Download or save it again.') from err
     found = (data,) if not keys else tuple(data.get(k) for k in keys) if isinstance(data, dict) else (None,)
     if all(isinstance(x, list) for x in found): return found if len(keys) > 1 else found[0]
     want = ' and '.join(f'a list {k!r}' for k in keys) or 'a list'
     have = f'an object with {list(data)[:6]}' if isinstance(data, dict) else f'a {type(data).__name__}'
-    raise SampleError(f'{str(path)!r} is JSON, but not in the expected format: it should hold {want}, but is {have}.', 'Is it the right file?')
+    raise SampleError(f'{str(path)!r} has not the expected format: it should hold {want}, but is {have}.', 'Is it the right file?')
 
-# %% ../../nbs/api/data/09_rows.ipynb #61f48af7
+# %% ../../nbs/api/data/09_rows.ipynb #3d40eb0a
 def _json_lines(path, notes):
     for n, line in enumerate(read_lines(path, notes), 1):
         if not line.strip(): continue
@@ -71,6 +73,7 @@ def _json_lines(path, notes):
         except (ValueError, RecursionError) as err: row = SampleError('the line is no valid JSON:', f'{path.name}, line {n}: {err}')
         yield row
 
+# %% ../../nbs/api/data/09_rows.ipynb #5881032c
 def _separated(path, notes, sep):
     rows = csv.reader((line + '\n' for line in read_lines(path, notes)), delimiter=sep)
     head = [name.strip() for name in next(rows, [])]
@@ -80,26 +83,30 @@ def _separated(path, notes, sep):
         except csv.Error as err: yield SampleError('the line is no valid CSV:', f'{path.name}, line {rows.line_num}: {err}')
         else:
             if not cells: continue
-            if len(cells) == len(head): yield {k: None if v in ('', 'nan', 'NaN') else v for k, v in zip(head, cells)}
-            else: yield SampleError('the line has a wrong number of cells:', f'{path.name}, line {rows.line_num}: {len(cells)}, the header {len(head)}')
+            where = f'{path.name}, line {rows.line_num}: {len(cells)}, the header {len(head)}'
+            if len(cells) != len(head): yield SampleError('the line has a wrong number of cells:', where)
+            else: yield {k: None if v in ('', 'nan', 'NaN') else v for k, v in zip(head, cells)}
 
 def _parquet(path):
     import pandas as pd
     try: return pd.read_parquet(path).to_dict('records')
-    except ImportError as err: raise ExtraMissing("Parquet files are read by pyarrow;", "pip install 'mmneuron_nb[data]' brings it.") from err
-    except (OSError, ValueError) as err: raise SampleError(f'{str(path)!r} is no readable Parquet file ({err}):', 'download it again.') from err
+    except ImportError as err:
+        raise ExtraMissing('Parquet files are read by pyarrow;', "pip install 'mmneuron_nb[data]' brings it.") from err
+    except (OSError, ValueError) as err:
+        raise SampleError(f'{str(path)!r} is no readable Parquet file ({err}):', 'download it again.') from err
 
-# %% ../../nbs/api/data/09_rows.ipynb #c3464c39
+# %% ../../nbs/api/data/09_rows.ipynb #e7eca22f
 def read_table(path, # .json (a list), .jsonl, .ndjson, .csv, .tsv or .parquet
                notes): # list, to which remarks on encodings are added
     "The rows of a table as a list: dicts, and a `SampleError` where a row is broken."
     path = Path(path)
     kinds = {'.json': read_json, '.jsonl': _json_lines, '.ndjson': _json_lines, '.parquet': lambda p, _: _parquet(p),
              '.csv': lambda p, n: _separated(p, n, ','), '.tsv': lambda p, n: _separated(p, n, '\t')}
-    if path.suffix.lower() not in kinds: raise SampleError(f'{str(path)!r} is no table that can be read:', f'give one of {", ".join(kinds)}.')
-    return list(kinds[path.suffix.lower()](path, notes))
+    if (read := kinds.get(path.suffix.lower())) is None:
+        raise SampleError(f'{str(path)!r} is no table that can be read:', f'give one of {", ".join(kinds)}.')
+    return list(read(path, notes))
 
-# %% ../../nbs/api/data/09_rows.ipynb #39b699d2
+# %% ../../nbs/api/data/09_rows.ipynb #30896431
 def field(row, *keys): # the first of these that the row has
     "A value of a row; `SampleError` if the row is no mapping, or has none of the `keys`."
     if isinstance(row, SampleError): raise SampleError(*row.args) # a new one: this one stays in the list
@@ -108,11 +115,13 @@ def field(row, *keys): # the first of these that the row has
         if key in row: return row[key]
     raise SampleError(f'the row has no {keys[0]!r}:', f'it has {list(row)[:8]}')
 
+# %% ../../nbs/api/data/09_rows.ipynb #7e7a7e8e
 def text(value, # of a row
          what): # how to call it, e.g. 'answer'
     "A value as stripped text, '' for `None` and NaN; `SampleError` if it is no text."
     if value is None or isinstance(value, float) and math.isnan(value): return ''
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)): raise SampleError(f'the {what} is no text:', f'it is a {type(value).__name__}')
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise SampleError(f'the {what} is no text:', f'it is a {type(value).__name__}')
     try: str(value).encode()
     except UnicodeEncodeError as err: raise SampleError(f'the {what} is no valid text:', str(err)) from err
     return str(value).strip()

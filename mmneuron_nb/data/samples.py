@@ -57,7 +57,7 @@ class Sample:
 
 # %% ../../nbs/api/data/00_samples.ipynb #188fe315
 def open_image(sample): # a `Sample`; returns a PIL image
-    "The image of `sample`, opened but not yet decoded; `SampleError` if there is none, it cannot be opened, or it is too large to be decoded."
+    "The image of `sample`, opened but not yet decoded; `SampleError` if there is none, it cannot be read, or it is too large."
     image, name = sample.image, f'Sample {sample.id!r}'
     if image is None: raise SampleError(f'{name} has no image: give a PIL image or the path of one.')
     if isinstance(image, Image.Image): return image
@@ -69,7 +69,8 @@ def open_image(sample): # a `Sample`; returns a PIL image
     try: opened = image() if callable(image) else Image.open(image)
     except SampleError: raise
     except Exception as err: # Pillow's plugins raise nearly everything on broken files
-        raise SampleError(f'{name}: the image {str(image)!r} cannot be read ({err}): save or download it again, or leave the sample out.') from err
+        raise SampleError(f'{name}: the image {str(image)!r} cannot be read ({err}):',
+                          'save or download it again, or leave the sample out.') from err
     if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
         opened.close()
         raise SampleError(f'{name}: the image {str(image)!r} of {opened.width}x{opened.height} is larger than Image.MAX_IMAGE_PIXELS:',
@@ -77,8 +78,9 @@ def open_image(sample): # a `Sample`; returns a PIL image
     return opened
 
 # %% ../../nbs/api/data/00_samples.ipynb #5c1d0a02
-TURNS = dict(zip(range(2, 9), (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE,
-                               Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)))
+_TURN = Image.Transpose
+TURNS = dict(zip(range(2, 9), (_TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE, _TURN.ROTATE_270,
+                               _TURN.TRANSVERSE, _TURN.ROTATE_90)))
 
 def orientation(image): # a PIL image; returns 1..8, 1 is upright
     "The EXIF orientation of an image; 1 where it has none or its EXIF data are broken."
@@ -114,7 +116,8 @@ def load_image(sample): # a `Sample`; returns a PIL image in RGB
         opened.load()
         image = _on_white(_eight_bits(_upright(opened)))
         return image if image.mode == 'RGB' and type(image) is Image.Image else image.convert('RGB')
-    except Exception as err: raise SampleError(f'{name}: its image cannot be decoded ({err}): load it again, or leave the sample out.') from err
+    except Exception as err:
+        raise SampleError(f'{name}: its image cannot be decoded ({err}):', 'load it again, or leave the sample out.') from err
     finally:
         if opened is not sample.image and hasattr(opened, 'fp'): opened.close()
 

@@ -1,4 +1,4 @@
-"""Readers meet what nobody foresaw: any value in any place, any byte in any file. Every row is a sample or listed; nothing else is raised."""
+"""Readers meet what nobody foresaw: any value in any place, any byte in any file. Every row is a sample or listed."""
 import io
 import json
 from pathlib import Path

@@ -69,7 +69,7 @@ class CocoObject(SceneObject):
 
     def __repr__(self): return f'CocoObject({self.concept}, {self.super_category}, box={self.box})'
 
-# %% ../../nbs/api/data/11_coco.ipynb #8a9d94d3
+# %% ../../nbs/api/data/11_coco.ipynb #3448b8d0
 def _coco_object(ann, kind, w, h, n): # rows of annotations and categories, stored size, orientation
     x, y, bw, bh = (float(v) for v in field(ann, 'bbox'))
     seg = field(ann, 'segmentation')
@@ -79,6 +79,7 @@ def _coco_object(ann, kind, w, h, n): # rows of annotations and categories, stor
     meta = dict(id=ann.get('id'), crowd=bool(ann.get('iscrowd')))
     return CocoObject(name, '', turned_box(box, n, w, h), (seg, h, w, n), group, meta=meta)
 
+# %% ../../nbs/api/data/11_coco.ipynb #0955488f
 class CocoObjects:
     """The outlined objects of COCO's `instances_*.json`; called with an image's id and file, a list of `CocoObject`.
 
@@ -181,7 +182,7 @@ def _answers(anns, qid): # of one question: the answer, and what else is known
     ten = texts([field(a, 'answer') for a in ann.get('answers', ())], 'answer')
     return ann.get('multiple_choice_answer'), dict({k: ann[k] for k in ('question_type', 'answer_type') if k in ann}, answers=ten)
 
-# %% ../../nbs/api/data/11_coco.ipynb #66eeda8c
+# %% ../../nbs/api/data/11_coco.ipynb #81851fa2
 def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
           images=None, # folder of the pictures
           annotations=None, # v2_*_annotations.json; without it the one beside the questions, if there is one
@@ -191,7 +192,8 @@ def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
 
     The answer is the most frequent one; all ten are in `meta['answers']`. Test questions have none.
     Format: `{"questions": [{"question_id": 42000, "image_id": 42, "question": "What is it?"}]}` and
-    `{"annotations": [{"question_id": 42000, "multiple_choice_answer": "dog", "answers": [{"answer": "dog"}, ... ten], "question_type": "what is", "answer_type": "other"}]}`."""
+    `{"annotations": [{"question_id": 42000, "multiple_choice_answer": "dog", "answers": [{"answer": "dog"}, ... ten],
+    "question_type": "what is", "answer_type": "other"}]}`."""
     path, notes = find_file(path, '*questions*.json'), []
     rows = read_json(path, notes, 'questions')
     beside = path.with_name(path.name.replace('OpenEnded_', '').replace('questions', 'annotations'))

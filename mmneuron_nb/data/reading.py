@@ -106,7 +106,7 @@ class _Pictures:
         if file is not None: self.files[file] = sample.id if twin is None else twin
         return twin
 
-# %% ../../nbs/api/data/10_reading.ipynb #8e1e2462
+# %% ../../nbs/api/data/10_reading.ipynb #97b56f60
 def _numbered(rows, order): # (number, function that gets the row)
     if indexable(rows): yield from ((n, partial(rows.__getitem__, n)) for n in order)
     else: yield from ((n, lambda: row) for n, row in zip(range(order.stop), rows) if n in order)
@@ -116,6 +116,7 @@ def _made(make, get, n): # a sample
     except MMNeuronError: raise
     except Exception as err: raise SampleError('the row cannot be read:', repr(err)) from err
 
+# %% ../../nbs/api/data/10_reading.ipynb #4d9f2275
 def _read(reader): # one pass
     pictures, ids = _Pictures(reader.checks), set()
     reader.skipped, reader.good = [], 0

@@ -200,3 +200,18 @@ def test_near_duplicates_among_many_pictures(tmp_path):
     ids = [s.id for s in reader]
     assert alone >= 58 and len(ids) <= alone + 1 # pictures that differ are kept, copies are not
     assert set(reader.reasons()) == {'the image has come before'} and len(ids) + len(reader.skipped) == len(reader) == 80
+
+
+def test_what_was_read_can_be_recorded(tmp_path):
+    from mmneuron_nb.models.tiny import tiny_llava
+    from mmneuron_nb.models.vlm import VLM
+    from mmneuron_nb.recording.recorder import record
+    PHOTO.save(file := io.BytesIO(), 'PNG')
+    (tmp_path/'a.png').write_bytes(file.getvalue())
+    rows = [dict(image='a.png', question='What is red?', answer='A bus.'), dict(image=dict(bytes=file.getvalue(), path=None), question='What is red?', answer='A bus.'),
+            dict(image='none.png', question='What?', answer='A bus.'), dict(image=PHOTO, question='What is red?', answer='A bus.')]
+    reader = from_rows(rows, images=tmp_path)
+    store = record(VLM(*tiny_llava(seed=0, layers=2, neurons=16)), reader, top=2, random=0, progress=False)
+    assert store.ids == ['rows-0', 'rows-1', 'rows-3'] and len(reader.skipped) == 1
+    tops = store.module('lm')['top_value'].values # the same picture and words three times: the same activations, whichever way the picture came
+    assert np.array_equal(tops[..., 0], tops[..., 1])

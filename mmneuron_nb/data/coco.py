@@ -208,7 +208,7 @@ def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
         return checked_sample('vqav2', qid, file, field(row, 'question'), answer, 'common', objects(i, file), image_id=i, **meta)
     return Reader('vqav2', rows, make, notes, **checks)
 
-# %% ../../nbs/api/data/11_coco.ipynb #898ffa5c
+# %% ../../nbs/api/data/11_coco.ipynb #29573f1a
 def llava_instruct(path, # detail_23k.json or another file of the kind, or the folder that holds one
                    images=None, # folder of COCO's pictures
                    instances=None, # instances_*.json, for objects and masks
@@ -226,7 +226,6 @@ def llava_instruct(path, # detail_23k.json or another file of the kind, or the f
         if who != ['human', 'gpt']: raise SampleError('the conversation is no question of a human and its answer:', str(who)[:60])
         said, answer = (text(field(turn, 'value'), 'text') for turn in turns[:2])
         i = re.search(r'(\d{12})\.jpg$', file)
-        inside = objects(int(i[1]), file) if i else []
-        question = re.sub(r'\s*<image>\s*', '\n', said)
+        question, inside = re.sub(r'\s*<image>\s*', '\n', said), objects(int(i[1]) if i else None, file)
         return checked_sample('llava', field(row, 'id'), file, question, answer, 'common', inside, turns=turns[2:])
     return Reader('llava_instruct', rows, make, notes, **checks)

@@ -208,10 +208,10 @@ def test_what_was_read_can_be_recorded(tmp_path):
     from mmneuron_nb.recording.recorder import record
     PHOTO.save(file := io.BytesIO(), 'PNG')
     (tmp_path/'a.png').write_bytes(file.getvalue())
-    rows = [dict(image='a.png', question='What is red?', answer='A bus.'), dict(image=dict(bytes=file.getvalue(), path=None), question='What is red?', answer='A bus.'),
-            dict(image='none.png', question='What?', answer='A bus.'), dict(image=PHOTO, question='What is red?', answer='A bus.')]
+    ask = dict(image='a.png', question='What is red?', answer='A bus.')
+    rows = [ask, dict(ask, image=dict(bytes=file.getvalue(), path=None)), dict(ask, image='none.png'), dict(ask, image=PHOTO)]
     reader = from_rows(rows, images=tmp_path)
     store = record(VLM(*tiny_llava(seed=0, layers=2, neurons=16)), reader, top=2, random=0, progress=False)
     assert store.ids == ['rows-0', 'rows-1', 'rows-3'] and len(reader.skipped) == 1
-    tops = store.module('lm')['top_value'].values # the same picture and words three times: the same activations, whichever way the picture came
+    tops = store.module('lm')['top_value'].values # the same picture, whichever way it came: the same activations
     assert np.array_equal(tops[..., 0], tops[..., 1])

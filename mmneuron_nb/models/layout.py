@@ -25,7 +25,7 @@ class Layout:
     def gather(self, x):
         "Activations [B, T, width] in the order of this layout, from a module's tensor `x` [..., width] as the model made it."
         if self.index is None: return x.reshape(*self.roles.shape, x.shape[-1])
-        return x.reshape(-1, x.shape[-1])[self.index]
+        return x.reshape(-1, x.shape[-1])[self.index.to(x.device)]
 
     def to(self, device):
         "A copy whose `index` is on `device`."

@@ -131,7 +131,7 @@ class BatchReader:
 
     def _reduce(self, site, x):
         st, plan = self.state.modules[site.module], self.plans[site.module]
-        x = self.layouts[site.module].gather(x)
+        x = self.layouts[site.module].gather(x.to(plan.roles.device)) # the layers of a large model may lie on several devices
         l = self.place[site.module, site.layer]
         value, bad = maxima(x, plan)
         b, i = st.top[l].admit(value).nonzero(as_tuple=True)

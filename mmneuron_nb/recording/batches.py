@@ -154,15 +154,17 @@ def commit(reader):
     lost = {s.id: f'not finite in {reader.results[int(bad[:, n].nonzero()[0])][0]}' for n, s in enumerate(batch.samples) if bad[:, n].any()}
     ok = ~bad.any(0)
     dom = torch.tensor([state.domains.index(domain_of(s)) for s in batch.samples])
+    by_domain = [(d, (ok & (dom == d)).nonzero()[:, 0]) for d in dom[ok].unique().tolist()]
     for site, l, b, i, value, cols, counts, drawn, _ in reader.results:
         st = state.modules[site.module]
-        keep = ok.to(b.device)[b]
-        st.top[l].add(i[keep], value[b, i][keep], reader.order[b][keep], {c: t[keep] for c, t in cols.items()})
+        if not ok.all():
+            keep = ok.to(b.device)[b]
+            b, i, cols = b[keep], i[keep], {c: t[keep] for c, t in cols.items()}
+        st.top[l].add(i, value[b, i], reader.order[b], cols)
         for n, r in drawn.items():
             if ok[n]: st.random.setdefault(int(reader.order[n]), [None]*len(st.sites))[l] = r
-        if counts is not None:
-            for d in dom[ok].unique().tolist():
-                st.active[l][:, d] += counts[(ok & (dom == d)).to(counts.device)].sum(0, dtype=torch.float64).long().T
+        for d, rows in by_domain if counts is not None else ():
+            st.active[l][d] += counts[rows.to(counts.device)].sum(0).long() # whole numbers, exact below 2^24 tokens a batch
     for m, st in state.modules.items():
         if st.active is not None: st.tokens.index_add_(0, dom[ok], reader.plans[m].tokens.cpu()[ok])
     for n, s in enumerate(batch.samples):

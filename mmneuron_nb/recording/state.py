@@ -50,7 +50,7 @@ class ModuleState:
         cols = dict(visual=opts.order, text=opts.order, **({ROW_COLUMN: 1} if opts.keep_tokens else {}))
         self.top = [TopN(s.width, opts.top, cols, device) for s in self.sites]
         counted = opts.domains and opts.site == 'act'
-        self.active = [torch.zeros(s.width, n_domains, 4, dtype=torch.int64, device=device) for s in self.sites] if counted else None
+        self.active = [torch.zeros(n_domains, 4, s.width, dtype=torch.int64, device=device) for s in self.sites] if counted else None # tokens > 0 by domain and role
         self.tokens = torch.zeros(n_domains, 4, dtype=torch.int64)
         self.random = {} # order -> per layer (max [I], visual [I, S], text [I, S]) on the CPU
 
@@ -122,7 +122,7 @@ def module_arrays(state, name):
         rows = [m.random[state.at[i]] for i in lucky] # per sample, per layer: (max, visual, text)
         layers = range(len(m.sites))
         for j, c in enumerate(RANDOM): out[f'random_{c}'] = torch.stack([torch.stack([r[l][j] for r in rows], 1) for l in layers])
-    if m.active is not None: out |= dict(active=torch.stack([a.cpu() for a in m.active]), tokens=m.tokens)
+    if m.active is not None: out |= dict(active=torch.stack([a.permute(2, 0, 1).cpu() for a in m.active]), tokens=m.tokens)
     return out
 
 # %% ../../nbs/api/recording/01_state.ipynb #8d3f9e7f
@@ -137,7 +137,7 @@ def load_module(state, name, arrays, done):
     for j, n in enumerate(arrays['random_sample'].tolist()):
         m.random[int(order[n])] = [tuple(arrays[f'random_{c}'][l][:, j].contiguous() for c in RANDOM) for l in range(len(m.sites))]
     if m.active is not None:
-        m.active = [a.to(m.top[0].key.device) for a in arrays['active'].long()]
+        m.active = [a.permute(1, 2, 0).contiguous().to(m.top[0].key.device) for a in arrays['active'].long()]
         m.tokens = arrays['tokens'].long()
 
 # %% ../../nbs/api/recording/01_state.ipynb #66283554
@@ -201,5 +201,5 @@ def _merge_module(into, part, order, to): # order: new place of the part's sampl
         mine.flush()
     into.random |= {int(order[o]): r for o, r in part.random.items()}
     if into.active is not None:
-        for mine, theirs in zip(into.active, part.active): mine[:, to] += theirs
+        for mine, theirs in zip(into.active, part.active): mine[to] += theirs
     into.tokens[to] += part.tokens

@@ -13,7 +13,7 @@ from .base import Dashboard, Whole, Word, pick, whole
 from ..views.figures import LAYER_VIEWS, layer_figure
 from ..names import TYPES
 from ..views.static import layer_picture, shares_picture
-from ..views.summaries import NORMS, TOP_SHARE, layer_shares, layer_top
+from ..views.by_layer import NORMS, TOP_SHARE, layer_shares, layer_top
 
 # %% ../../nbs/api/dashboards/02_layers.ipynb #afbc0e61
 TIES = {'index': 'first of the table', 'share': 'shared equally'}

@@ -18,7 +18,8 @@ from .adapters import adapter_for
 from .encoding import encode
 from .families import CHAT
 from .layout import find_template
-from .sites import MODULES, SITES, hooked, one_of, path_of, sort_families
+from ..names import MODULES
+from .sites import SITES, hooked, one_of, path_of, sort_families
 
 # %% ../../nbs/api/models/06_vlm.ipynb #1f48876a
 INSIDE = ('_orig_mod', 'module', '_module', '_model', 'original_model', 'base_model', 'model') # where torch.compile, DataParallel, nnsight, TransformerLens' bridge and PEFT keep it

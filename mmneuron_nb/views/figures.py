@@ -10,7 +10,8 @@ import numpy as np, plotly.graph_objects as go
 from ..errors import OptionError
 from ..names import TYPES
 from .palette import INK, LOOK
-from .summaries import NORMS, Histogram, LayerShares, LayerTop, TypeCounts
+from .by_layer import NORMS, LayerShares, LayerTop
+from .summaries import Histogram, TypeCounts
 
 # %% ../../nbs/api/views/02_figures.ipynb #d53f152f
 def _bars(x, y, kind:str, axis:str, hover:str, visible:bool, **more) -> go.Bar:

@@ -15,7 +15,8 @@ from .pages import cell, page, page_path, table_html, write_page
 from ..names import TYPES, neuron_name
 from .palette import LOOK, P_COLUMNS
 from .static import histogram_picture, layer_picture, shares_picture
-from .summaries import histogram, layer_shares, layer_top, summary, type_counts
+from .by_layer import layer_shares, layer_top
+from .summaries import histogram, summary, type_counts
 
 # %% ../../nbs/api/views/06_report.ipynb #f252df6e
 def facts_html(facts:dict) -> str:

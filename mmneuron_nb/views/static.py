@@ -15,7 +15,8 @@ import os, re, numpy as np
 from ..errors import OptionError, check_path, check_whole, shown
 from ..names import TYPES
 from .palette import LOOK
-from .summaries import NORMS, Histogram, LayerShares, LayerTop, TypeCounts
+from .by_layer import NORMS, LayerShares, LayerTop
+from .summaries import Histogram, TypeCounts
 
 # %% ../../nbs/api/views/03_static.ipynb #24292d67
 RC = {'svg.fonttype': 'none', 'svg.hashsalt': 'mmneuron', 'pdf.fonttype': 42, 'font.family': 'DejaVu Sans', 'font.size': 9,

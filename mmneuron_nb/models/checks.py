@@ -43,8 +43,8 @@ def check_hooks(vlm, batch):
         if not torch.equal(read, plain):
             raise ModelError(f'Reading site {site!r} changes the logits by {(read - plain).abs().max().item():.3g};',
                              'switch off what makes this model random or stateful.')
-    silent = [str(s) for site in SITES for s in vlm.sites(site=site) if s not in seen]
-    if silent: raise ModelError(f'{silent[0]} is never computed in a forward pass;', "correct the adapter's `roots`.")
+    silent = [s for site in SITES for s in vlm.sites(site=site) if s not in seen]
+    if silent: raise ModelError(f'{silent[0]} is never computed in a forward pass;', f"leave its part out: `VLM(model, processor, adapter=Adapter(..., skip=({silent[0].mlp!r},)))`.")
     try:
         with vlm.reading(lambda s, a: 1/0): vlm.forward(batch)
     except ZeroDivisionError: pass

@@ -8,7 +8,7 @@ __all__ = ['Encoded', 'as_samples', 'check_context', 'encode_one', 'append_answe
 # %% ../../nbs/api/models/05_encoding.ipynb #d2d265d3
 from dataclasses import dataclass, field, replace
 import torch
-from ..errors import ModelError, SampleError
+from ..errors import MMNeuronError, ModelError, SampleError
 from ..data.samples import Sample, load_image
 from .layout import Layout, check_text, token_roles
 from ..names import ANSWER, PAD, TEMPLATE, VISUAL
@@ -25,11 +25,12 @@ class Encoded:
     @property
     def shapes(self):
         "The shapes of everything but the token sequence: samples with equal ones make a batch of whole rows."
-        return tuple(sorted((k, tuple(v.shape)) for k, v in self.inputs.items() if not _is_token(v, len(self))))
+        return tuple(sorted((k, tuple(v.shape)) for k, v in self.inputs.items() if not _is_token(k, v, len(self))))
     @property
     def nbytes(self): return sum(v.nbytes for v in self.inputs.values())
 
-def _is_token(v, n): return v.dim() == 2 and v.shape == (1, n) and not v.is_floating_point() # one entry per token
+def _is_token(name, v, n): # one entry per token of the sequence? A Q-Former has a sequence of its own, which may happen to be as long
+    return v.dim() == 2 and v.shape == (1, n) and not v.is_floating_point() and not name.startswith('qformer_')
 
 # %% ../../nbs/api/models/05_encoding.ipynb #dbe0afb9
 def as_samples(x):
@@ -49,7 +50,7 @@ def _process(vlm, image, sample, answer):
     ids, mask = inputs['input_ids'], inputs.get('attention_mask')
     if mask is None: inputs['attention_mask'] = mask = torch.ones_like(ids)
     keep = mask[0].bool()
-    return {k: v[:, keep] if v.shape == ids.shape else v for k, v in inputs.items()}, seg
+    return {k: v[:, keep] if _is_token(k, v, ids.shape[1]) else v for k, v in inputs.items()}, seg
 
 def check_context(vlm, n, sample):
     "Raise `SampleError` if the `n` tokens of `sample` are more than the model's context."
@@ -66,7 +67,9 @@ def encode_one(vlm, # `VLM`
     inputs, seg = _process(vlm, image, sample, answer and sample.answer is not None)
     ids = inputs['input_ids'][0]
     check_context(vlm, len(ids), sample)
-    lay = vlm.adapter.layouts(vlm, image.size, inputs)
+    try: lay = vlm.adapter.layouts(vlm, image.size, inputs)
+    except MMNeuronError: raise
+    except Exception as e: raise ModelError(f"The adapter {vlm.adapter.name!r} cannot read what the processor returns ({type(e).__name__}: {e});", "pass the model's own processor, or another `adapter`.") from e
     roles = torch.from_numpy(token_roles(vlm.tokenizer, seg, ids.tolist(), vlm.image_token_id, vlm.template.apart))
     seen, at = lay.pop('image'), roles == VISUAL
     if int(at.sum()) != seen.roles.shape[1]:
@@ -80,7 +83,7 @@ def append_answer(vlm, encoded, ids):
     "`Encoded` of a prompt, followed by the generated token `ids` (a list); special ones among them are template."
     new, n, special = torch.tensor([list(ids)], dtype=torch.int64), len(encoded), set(vlm.tokenizer.all_special_ids)
     fill = dict(input_ids=new, attention_mask=torch.ones_like(new), token_type_ids=torch.full_like(new, int(vlm.template.apart)))
-    inputs = {k: torch.cat([v, fill.get(k, torch.zeros_like(new)).to(v.dtype)], 1) if _is_token(v, n) else v for k, v in encoded.inputs.items()}
+    inputs = {k: torch.cat([v, fill.get(k, torch.zeros_like(new)).to(v.dtype)], 1) if _is_token(k, v, n) else v for k, v in encoded.inputs.items()}
     check_context(vlm, inputs['input_ids'].shape[1], encoded.sample)
     roles = torch.tensor([[TEMPLATE if i in special else ANSWER for i in ids]], dtype=torch.uint8)
     lm = encoded.layouts['lm']
@@ -120,7 +123,7 @@ def _stack_inputs(vlm, encoded, length, side):
     out = {}
     for k in encoded[0].inputs:
         parts = [e.inputs[k] for e in encoded]
-        if all(_is_token(p, len(e)) for p, e in zip(parts, encoded)): out[k] = _padded(parts, length, side, fill.get(k, 0))
+        if all(_is_token(k, p, len(e)) for p, e in zip(parts, encoded)): out[k] = _padded(parts, length, side, fill.get(k, 0))
         elif k.startswith('qformer_'): out[k] = _padded(parts, max(p.shape[1] for p in parts), 'right', fill.get(k, 0))
         else: out[k] = _stacked(parts)
     return out

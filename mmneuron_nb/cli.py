@@ -37,14 +37,15 @@ def add_option(p, name):
 def pair(text): # KEY=VALUE
     key, eq, value = text.partition('=')
     if not eq: raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE')
-    return key, {'true': True, 'false': False}.get(value.lower(), int(value) if value.lstrip('-').isdigit() else value)
+    try: return key, value if key == 'prompt' else json.loads(value.lower()) # a number, true, false or null
+    except ValueError: return key, value
 
 def add_model(p, required):
     p.add_argument('--model', required=required, help="folder or hub id of a vision-language model, or 'toy' for the shipped one")
     p.add_argument('--data', required=required, metavar='READER:PATH', help=f"samples: {', '.join(READERS)}; or scenes:N")
     p.add_argument('--reader', type=pair, action='append', default=[], metavar='KEY=VALUE', help='an option of the reader, such as images=FOLDER, strict=true or dedup=true; may be repeated')
     p.add_argument('--limit', type=int, help='only so many samples')
-    p.add_argument('--shuffle', type=int, metavar='SEED', help='read them in a random order')
+    p.add_argument('--shuffle', type=int, metavar='SEED', help='read them in a random order; of scenes, their seed')
     add_device(p)
 
 def add_device(p):

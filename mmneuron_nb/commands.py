@@ -10,7 +10,7 @@ __all__ = ['type_summary', 'run_facts', 'report_rows', 'types_of', 'demo', 'load
 import time
 from pathlib import Path
 import pandas as pd
-from .errors import OptionError, check_path
+from .errors import OptionError, check_path, check_whole
 from .names import TYPES
 from .neurons.modality import exemplars, modality_types
 
@@ -27,10 +27,11 @@ def type_summary(table, sure=0.8):
 def run_facts(store, table):
     "What the report says about the run, as `{words: words}`."
     f, o = store.facts, store.options
-    return {'Model': f"{store.manifest['model']['model']}, {store.manifest['model']['dtype']}, on {f['device']}",
+    seconds = lambda k: f.get(k) or float('nan') # a run that was stopped while it wrote its result has no forward passes of its own
+    return {'Model': f"{store.manifest['model']['model']}, {store.manifest['model']['dtype']}, on {f.get('device') or 'an unknown device'}",
             'Samples': f'{len(store):,}' + (f', {len(store.skipped)} skipped' if store.skipped else ''),
-            'Neurons': f'{len(table):,} at site {store.site!r}', 'Recording': f"{f['seconds']:.1f} s, {f['samples']/f['seconds']:.1f} samples/s, {len(table)/f['seconds']:,.0f} neurons/s",
-            'Cost of the statistics': f"{f['statistics']/f['forward']:.0%} of the forward passes ({f['forward']:.1f} s); encoding images and text {f['encode']:.1f} s",
+            'Neurons': f'{len(table):,} at site {store.site!r}', 'Recording': f"{seconds('seconds'):.1f} s, {f.get('samples', 0)/seconds('seconds'):.1f} samples/s, {len(table)/seconds('seconds'):,.0f} neurons/s",
+            'Cost of the statistics': f"{seconds('statistics')/seconds('forward'):.0%} of the forward passes ({seconds('forward'):.1f} s); encoding images and text {seconds('encode'):.1f} s",
             'Kept per neuron': f'top {o.top} samples with the {o.order} largest visual and text activations; {o.random} random samples',
             'Rule': f"visual: more than {table.attrs['n_v']} visual tokens above {table.attrs['t_v']:g} on the scale of 0 to 10 (10: the neuron's maximum); text: more than {table.attrs['n_t']} text tokens above {table.attrs['t_t']:g}",
             'Versions': ', '.join(f'{k} {v}' for k, v in store.manifest['versions'].items())}
@@ -73,16 +74,18 @@ def load_model(model, dtype='auto', device=None, progress=True):
     "The `VLM` of a folder or hub id, or the shipped one for 'toy'."
     from mmneuron_nb import VLM
     if progress: print(f'Loading {model} and checking it ...')
-    return VLM.toy() if model == 'toy' else VLM.from_pretrained(model, dtype=dtype, device=device)
+    return VLM.toy(dtype=dtype, device=device) if model == 'toy' else VLM.from_pretrained(model, dtype=dtype, device=device)
 
 def load_samples(data, limit=None, shuffle=None, **options):
-    "`(list of samples, reader)` of 'READER:PATH'; `scenes:N` draws N scenes."
+    "`(list of samples, reader)` of 'READER:PATH'; `scenes:N` draws N scenes, with `shuffle` as their seed."
     from mmneuron_nb import scenes
     from mmneuron_nb.data.readers import open_reader
+    if limit is not None: check_whole('limit', limit, 1)
     if data.startswith('scenes:'):
         n = data.partition(':')[2]
-        if not n.isdigit(): raise OptionError(f'{data!r} names no number of scenes;', "write 'scenes:400'.")
-        return scenes.make(int(n), seed=shuffle or 1)[:limit], None
+        if not (n.isascii() and n.isdigit()): raise OptionError(f'{data!r} names no number of scenes;', "write 'scenes:400'.")
+        if options: raise OptionError(f'Drawn scenes take no options ({", ".join(options)});', 'leave them out.')
+        return scenes.make(int(n), seed=1 if shuffle is None else shuffle)[:limit], None
     try: reader = open_reader(data, **options)
     except TypeError as e: raise OptionError(f'The reader of {data!r} does not take these options ({e});', 'see its page in the documentation.') from e
     if shuffle is not None: reader = reader.shuffle(shuffle)

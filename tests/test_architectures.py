@@ -4,10 +4,12 @@ import pytest
 import torch
 from dataclasses import replace
 
-from mmneuron_nb import record
-from mmneuron_nb.errors import StoreError
+from PIL import Image
+
+from mmneuron_nb import record, scenes
+from mmneuron_nb.errors import SampleError, StoreError
 from mmneuron_nb.models.proofs import check_boxes, check_replay, check_unused
-from mmneuron_nb.models.tiny import tiny_samples
+from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.models.zoo import ZOO, tiny_vlm
 from mmneuron_nb.recording.batches import encode_batch
@@ -105,6 +107,16 @@ def test_token_rows(vlm, tmp_path):
                 assert np.array_equal(getattr(got, k), getattr(want, k)) if isinstance(getattr(got, k), np.ndarray) else getattr(got, k) == getattr(want, k), (m, k)
 
 
+def test_bits_do_not_depend_on_threads_or_neighbours(vlm):
+    kw, n = dict(KW, modules=vlm.modules, keep_tokens=True), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = record(vlm, SAMPLES, batch_size=1, **kw)
+        torch.set_num_threads(2)
+        for size in (1, 2, 5): same(one, record(vlm, SAMPLES, batch_size=size, **kw))
+    finally: torch.set_num_threads(n)
+
+
 def test_generated_answers_are_replayed(vlm, tmp_path):
     bare = [replace(s, answer=None) for s in SAMPLES[:5]]
     store = record(vlm, bare, tmp_path/'g.zarr', answers='generate', max_new_tokens=4, **KW)
@@ -113,6 +125,56 @@ def test_generated_answers_are_replayed(vlm, tmp_path):
     assert row.tokens == again.tokens and np.array_equal(row.values, again.values)
     assert 1 <= int((row.roles == 3).sum()) <= 4
     same(store, record(vlm, bare, answers='generate', max_new_tokens=4, batch_size=1, **KW))
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_bits_of_the_shipped_model(threads):
+    vlm, samples, n = VLM.toy(check=False), scenes.make(6, 3), torch.get_num_threads()
+    kw = dict(KW, modules=vlm.modules)
+    try:
+        torch.set_num_threads(threads)
+        a, b = record(vlm, samples, batch_size=1, **kw), record(vlm, samples, batch_size=6, **kw)
+    finally: torch.set_num_threads(n)
+    same(a, b)
+    same(a, record(vlm, samples, batch_size=2, **kw))
+
+
+@pytest.mark.parametrize('width', [80, 97, 130])
+def test_bits_of_odd_widths(width):
+    vlm = VLM(*tiny_llava(neurons=width, vision_neurons=width, image=336, patch=14, vision_layers=2, layers=2))
+    kw = dict(KW, modules=vlm.modules)
+    same(record(vlm, SAMPLES[:4], batch_size=1, **kw), record(vlm, SAMPLES[:4], batch_size=4, **kw))
+
+
+@pytest.mark.parametrize('size', [(1, 300), (3, 400), (300, 1), (2, 2)])
+@pytest.mark.parametrize('name', ['llava', 'llava-next', 'llava-onevision', 'internvl', 'janus-pro', 'idefics3', 'gemma3'])
+def test_extreme_images(name, size):
+    vlm, image = VLM(*tiny_vlm(name)), Image.new('RGB', size, (200, 30, 30))
+    try: batch = vlm.encode(replace(SAMPLES[0], image=image))
+    except SampleError: return # the processor's own limit, in our words
+    assert np.isfinite(vlm.activations(batch)[0].numpy()).all()
+    box = batch.layout.boxes[0]
+    assert (box >= 0).all() and (box[:, [0, 2]] <= size[0]).all() and (box[:, [1, 3]] <= size[1]).all()
+
+
+def test_generation_settings_of_a_checkpoint_do_not_matter():
+    vlm = VLM(*tiny_vlm('llava'))
+    plain = vlm.generate(SAMPLES[:3], max_new_tokens=6)
+    own = vlm.model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.num_beams = 1.9, 1, 2
+    assert vlm.generate(SAMPLES[:3], max_new_tokens=6) == plain and vlm.model.generation_config is own
+
+
+@pytest.mark.parametrize('name', ZOO)
+def test_everything_a_processor_returns_reaches_the_model(name):
+    vlm = VLM(*tiny_vlm(name))
+    raw, _ = vlm.adapter.process(vlm, SAMPLES[0].image, SAMPLES[0].prompt, SAMPLES[0].answer)
+    batch = vlm.encode(SAMPLES[0])
+    assert set(batch.inputs) == {k for k, v in raw.items() if torch.is_tensor(v)} - {'labels'} | {'attention_mask'}
+    for k in set(batch.inputs) & {'mm_token_type_ids', 'token_type_ids'}: # dropping these raises no error, and changes the numbers
+        less = replace(batch, inputs={n: v for n, v in batch.inputs.items() if n != k})
+        try: assert not torch.equal(vlm.forward(less, logits=True).logits, vlm.forward(batch, logits=True).logits), k
+        except ValueError: pass # Qwen3-VL does raise
 
 
 @pytest.mark.parametrize('name', ZOO)

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import NamedTuple
 
-from ..errors import MMNeuronError, OptionError, SampleError
+from ..errors import MMNeuronError, OptionError, SampleError, check_number
 from .samples import Sample
 from .images import NearDuplicates, check_image, perceptual_hash
 from .rows import some_text, text
@@ -33,10 +33,12 @@ class Checks:
     max_ratio: float = 100 # longer side / shorter side, thinner images are bad
 
     def __post_init__(self):
+        for k in ('strict', 'dedup'):
+            if not isinstance(getattr(self, k), bool): raise OptionError(f'{k}={getattr(self, k)!r} is not possible:', 'give True or False.')
+        check_number('min_side', self.min_side, 1, None)
+        check_number('max_ratio', self.max_ratio, 1, None)
         if self.verify not in ('header', 'full', None):
             raise OptionError(f'verify={self.verify!r} is unknown:', "choose 'header', 'full' or None.")
-        if self.min_side < 1 or self.max_ratio < 1:
-            raise OptionError('min_side and max_ratio are at least 1;', f'not {self.min_side} and {self.max_ratio}.')
 
 class Skipped(NamedTuple):
     "A row that was left out."

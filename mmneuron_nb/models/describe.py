@@ -30,7 +30,9 @@ def skeleton(config):
     config = config if hasattr(config, 'model_type') else read_config(config)
     try:
         with torch.device('meta'): return AutoModelForImageTextToText.from_config(config)
-    except ValueError as e: raise ModelError(f'transformers has no image-text-to-text model of type {config.model_type!r};', 'choose another one.') from e
+    except Exception as e:
+        if 'Unrecognized configuration class' in str(e): raise ModelError(f'transformers has no image-text-to-text model of type {config.model_type!r};', 'choose another one.') from e
+        raise ModelError(f'No model can be built from this {config.model_type!r} configuration ({type(e).__name__}: {e});', 'correct it.') from e
 
 def describe_config(config):
     "`site_table` of a configuration (or of the folder or hub id that holds one); no weights are read."

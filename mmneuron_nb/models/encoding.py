@@ -70,7 +70,7 @@ def encode_one(vlm, # `VLM`
     try: lay = vlm.adapter.layouts(vlm, image.size, inputs)
     except MMNeuronError: raise
     except Exception as e: raise ModelError(f"The adapter {vlm.adapter.name!r} cannot read what the processor returns ({type(e).__name__}: {e});", "pass the model's own processor, or another `adapter`.") from e
-    roles = torch.from_numpy(token_roles(vlm.tokenizer, seg, ids.tolist(), vlm.image_token_id, vlm.template.apart))
+    roles = torch.from_numpy(token_roles(vlm.tokenizer, seg, ids.tolist(), vlm.image_token_id, vlm.template.apart, vlm.template.whole))
     seen, at = lay.pop('image'), roles == VISUAL
     if int(at.sum()) != seen.roles.shape[1]:
         raise ModelError(f'The adapter gives {seen.roles.shape[1]} image tokens, the processor {int(at.sum())};', 'processor and model configuration disagree.')

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['CHAT', 'LLAVA', 'LLAVA_NEXT', 'QWEN_CHAT', 'ONEVISION', 'QUERIES', 'BLIP2', 'INSTRUCTBLIP', 'QWEN', 'INTERNVL',
-           'FAKE', 'IDEFICS3', 'JANUS', 'PALIGEMMA', 'GEMMA3', 'IDEFICS2', 'llava', 'last_read', 'anyres', 'onevision',
-           'blip', 'instructed', 'qwen', 'internvl', 'idefics3', 'janus', 'gemma', 'suffixed', 'idefics2',
-           'padded_square']
+           'FAKE', 'IDEFICS3', 'JANUS', 'PALIGEMMA', 'GEMMA3', 'IDEFICS2', 'llava', 'anyres', 'onevision', 'blip',
+           'instructed', 'qwen', 'internvl', 'idefics3', 'janus', 'gemma', 'suffixed', 'idefics2', 'padded_square']
 
 # %% ../../nbs/api/models/04_families.ipynb #7a3f9c30
 import re
 import numpy as np
 import torch
-from .adapters import Adapter, plain, register, tokens, with_newlines
+from .adapters import Adapter, discovered, last_read, plain, register, tokens, with_newlines
 from .geometry import Frame, canvas_frame, clip_frame, cut, sides, squashed, tile_frames, unpadded
+from ..errors import ModelError
 from .layout import Layout, Template
 from ..names import ANSWER, PAD, PROMPT, TEMPLATE, VISUAL
 
@@ -25,16 +25,11 @@ def _patch(config): # pixels
 def _nowhere(n): return np.full((n, 4), np.nan, np.float32)
 
 def llava(vlm, size, inputs):
+    if vlm.config.vision_config.model_type == 'pixtral': return discovered(vlm, size, inputs) # images of any shape, with break tokens
     box = cut(clip_frame(vlm.processor.image_processor, size).boxes(_patch(vlm.config)), size)
     sent = vlm.config.vision_feature_select_strategy == 'full'
     image = tokens(np.concatenate([_nowhere(vlm.cls if sent else 0), box]))
     return dict(image=image, vision=tokens(box, first=vlm.cls), projector=image)
-
-def last_read(config):
-    "Layers of a tower behind the deepest one that `vision_feature_layer` reads; hidden state k is the output of layer k - 1."
-    depth, at = config.vision_config.num_hidden_layers, config.vision_feature_layer
-    read = max(f if f >= 0 else depth + 1 + f for f in (at if isinstance(at, (list, tuple)) else [at]))
-    return dict(vision=set(range(read, depth)))
 
 CHAT = Template('USER: <image>\n', ' ASSISTANT:')
 LLAVA = register(Adapter('LLaVA', ('llava',), llava, CHAT, unused=last_read))
@@ -53,7 +48,7 @@ def anyres(vlm, size, inputs, limit=None): # limit: tiles' worth of tokens above
     grid = grid[r:r + rows, k:k + columns]
     if limit and (ratio := (rows*columns/(limit*g*g))**.5) > 1.1: grid = _shrunk(grid, int(rows//ratio), int(columns//ratio))
     first = tiles[0] if not vlm.cls or c.vision_feature_select_strategy == 'default' else np.concatenate([_nowhere(1), tiles[0]])
-    image = with_newlines(cut(np.concatenate([first, grid.reshape(-1, 4)]), size), grid.shape[1], len(first))
+    image = with_newlines(cut(np.concatenate([first, grid.reshape(-1, 4)]), size), *grid.shape[:2], len(first))
     patches = cut(np.concatenate(tiles), size)
     return dict(image=image, vision=tokens(patches, first=vlm.cls, each=g*g), projector=tokens(patches))
 
@@ -183,6 +178,7 @@ GEMMA3 = register(Adapter('Gemma3', ('gemma3',), gemma, Template('<start_of_turn
 # %% ../../nbs/api/models/04_families.ipynb #2215fa99
 def idefics2(vlm, size, inputs):
     patch, why = _patch(vlm.config), 'a resampler looks at the whole image'
+    if inputs['pixel_values'].shape[1] > 1: raise ModelError('Idefics2 splits images here, which is not supported;', 'set `processor.image_processor.do_image_splitting = False`.')
     seen = inputs['pixel_attention_mask'][0, 0, ::patch, ::patch].bool() # [rows, columns] of patches
     rows, columns = int(seen[:, 0].sum()), int(seen[0].sum())
     h, w = int(inputs['pixel_attention_mask'][0, 0, :, 0].sum()), int(inputs['pixel_attention_mask'][0, 0, 0].sum())

@@ -61,6 +61,7 @@ class Template:
     sep: str = ' ' # between `between` and the answer; counted with the answer, as subword tokenizers do
     after: str = ''
     apart: bool = False # is the answer tokenised apart, as the second text of a pair (PaliGemma)?
+    whole: bool = False # does it write BOS itself, so that the tokenizer must add no special tokens?
 
     def segments(self, prompt, answer=None):
         "The text as `[(role, string)]`; without `answer` it ends where the model would begin to speak."
@@ -86,19 +87,20 @@ def find_template(processor):
         mid, after = _render(processor, True).split(P_)[1].split(A_)
     except Exception as e: raise ModelError(f"The processor's chat template cannot be rendered ({type(e).__name__}: {e});",
                                             "pass `template=Template(before, between)` to `VLM`.") from e
-    if tok.bos_token and before.startswith(tok.bos_token) and tok('').input_ids: before = before[len(tok.bos_token):]
-    return Template(before, between, mid[len(between):], after) if mid.startswith(between) else Template(before, mid, '', after)
+    sep, between = (mid[len(between):], between) if mid.startswith(between) else ('', mid)
+    return Template(before, between, sep, after, whole=bool(tok.bos_token) and before.startswith(tok.bos_token))
 
 # %% ../../nbs/api/models/00_layout.ipynb #44aa7212
-def text_roles(tokenizer, segments, apart=False):
-    "Ids and roles of the tokens of `segments` with the image placeholder as one token: lists of length t. `apart`: answer and what follows are a second text."
+def text_roles(tokenizer, segments, apart=False, whole=False):
+    "Ids and roles of the tokens of `segments` with the image placeholder as one token: lists of length t. `apart` and `whole` as in `Template`."
     cut = next((i for i, (r, _) in enumerate(segments) if r == ANSWER), len(segments)) if apart else len(segments)
     parts = [p for p in (segments[:cut], segments[cut:]) if p]
-    enc = tokenizer(*(''.join(s for _, s in p) for p in parts), return_offsets_mapping=True)
+    enc = tokenizer(*(''.join(s for _, s in p) for p in parts), return_offsets_mapping=True, add_special_tokens=not whole)
     role = [np.repeat([r for r, _ in p], [len(s) for _, s in p]) for p in parts]
     seen = [np.array([not c.isspace() for _, s in p for c in s], bool) for p in parts]
     out = []
     for (a, b), k in zip(enc['offset_mapping'], enc.sequence_ids()):
+        if a == b > 0: a -= 1 # a token of blanks, whose offsets were trimmed
         cover = [] if k is None else role[k][a:b][seen[k][a:b]] if seen[k][a:b].any() else role[k][a:b]
         out.append(next((r for r in (ANSWER, PROMPT) if r in cover), TEMPLATE))
     return list(enc['input_ids']), out
@@ -114,12 +116,12 @@ def token_roles(tokenizer, # a fast tokenizer (offsets are needed)
                 segments, # as given by `Template.segments`
                 ids, # the processor's ids of this row, without padding
                 image_id, # id of the image token
-                apart=False): # is the answer tokenised apart?
+                apart=False, whole=False): # as in `Template`
     "Role codes uint8 [len(ids)] of one row; raises `ModelError` when the processor's ids do not fit the text."
     ids = list(ids)
     for glue in GLUE:
         (role, before), *rest = segments
-        tids, roles = text_roles(tokenizer, [(role, before + glue), *rest], apart)
+        tids, roles = text_roles(tokenizer, [(role, before + glue), *rest], apart, whole)
         pre = min(_common(ids, tids), *(x.index(image_id) if image_id in x else len(x) for x in (ids, tids)))
         post = min(_common(ids[::-1], tids[::-1]), len(ids) - pre, len(tids) - pre)
         if not any(r != TEMPLATE for r in roles[pre:len(tids) - post]): break

@@ -8,7 +8,7 @@ __all__ = ['read_config', 'from_pretrained', 'toy']
 # %% ../../nbs/api/models/10_loading.ipynb #838fc6e2
 import json
 from pathlib import Path
-from ..errors import ExtraMissing, ModelError
+from ..errors import ExtraMissing, ModelError, check_path
 from .adapters import REFUSED
 from .vlm import VLM
 
@@ -16,6 +16,7 @@ from .vlm import VLM
 def read_config(path):
     "The configuration at `path`; a `ModelError` says what is there instead."
     from transformers import AutoConfig
+    path = check_path(path, ModelError)
     try: config = AutoConfig.from_pretrained(path)
     except Exception as e:
         f = Path(path)/'config.json'
@@ -56,11 +57,11 @@ def from_pretrained(path, # folder or hub id of an image-text-to-text model
     vlm = VLM(model, processor, template, adapter)
     return vlm.check() if check else vlm
 
-def toy(check=True):
+def toy(check=True, **kw): # `dtype` and `device` as in `from_pretrained`
     "The small trained LLaVA that ships with the library: offline, CPU, a second to load."
     from transformers.utils import logging
     logging.disable_progress_bar() # it is there at once
-    try: return from_pretrained(Path(__file__).parents[1]/'assets'/'toy', check=check)
+    try: return from_pretrained(Path(__file__).parents[1]/'assets'/'toy', check=check, **kw)
     finally: logging.enable_progress_bar()
 
 VLM.from_pretrained, VLM.toy = staticmethod(from_pretrained), staticmethod(toy)

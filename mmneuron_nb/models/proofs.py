@@ -56,7 +56,7 @@ def check_boxes(vlm, sample, n=8):
         whole = np.flatnonzero(((boxes[:, 2:] - boxes[:, :2]) > 1).all(1))
         with without_attention(vlm):
             before = _seen(vlm, batch, m)
-            for k in whole[np.linspace(0, len(whole) - 1, n).astype(int)]:
+            for k in whole[np.linspace(0, len(whole) - 1, n).astype(int)] if len(whole) else ():
                 move, (a, b, c, d) = _moved(vlm, sample, image, boxes[k], m, before)
                 near = (boxes[:, 0] < c) & (boxes[:, 2] > a) & (boxes[:, 1] < d) & (boxes[:, 3] > b)
                 if not near[move.argmax()] or move[k] < move[~near].max(initial=0):

@@ -137,7 +137,7 @@ class BatchReader:
         b, i = st.top[l].admit(value).nonzero(as_tuple=True)
         vis, txt = order_statistics(x, plan, b, i, self.state.opts.order)
         cols = dict(visual=vis, text=txt)
-        if ROW_COLUMN in st.top[l].columns: cols[ROW_COLUMN] = x.transpose(1, 2)[b, i].float()
+        if ROW_COLUMN in st.top[l].columns: cols[ROW_COLUMN] = x.transpose(1, 2)[b, i].float().masked_fill(plan.pad[b], -torch.inf)
         counts = active_counts(x, plan) if st.active is not None else None
         drawn = {n: self._random(x[n], value[n], plan.roles[n]) for n in self.drawn}
         self.results.append((site, l, b, i, value, cols, counts, drawn, bad))

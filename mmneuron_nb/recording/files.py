@@ -98,7 +98,7 @@ def write_store(state, manifest, out, facts=None):
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/api/recording/03_files.ipynb #71000ec8
-EXACT = {True: 'float32: the same bits with any batch size, order and split on one kind of machine, if the widths of the MLPs are multiples of 16 (else about 1e-6)',
+EXACT = {True: 'float32: on one kind of CPU the same bits with any batch size, order, split and number of threads; on a GPU another batch size may change the last bits (about 1e-6)',
          False: 'reduced precision: another batch size may change an activation by a few units in its last place (2^-8 of its size in bfloat16) per layer'}
 
 def make_manifest(state, fingerprint, data, pieces=None):

@@ -152,7 +152,7 @@ def _pieces(vlm, state):
     "Readable words of all token ids of a run by module, so that kept rows need no tokenizer."
     out = dict(image=vlm.image_token_id)
     for n, m in enumerate(state.rows):
-        ids = sorted({int(t) for r in state.table.values() for t in r[1 + 3*n]} | {vlm.image_token_id})
+        ids = sorted({int(t) for r in state.table.values() for t in r[1 + 3*n]} | ({vlm.image_token_id} if m != 'qformer' else set())) # a Q-Former has another vocabulary
         out[m] = dict(zip(map(str, ids), words_of(vlm, m, ids)))
     return out
 

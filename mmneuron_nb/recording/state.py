@@ -116,6 +116,9 @@ def module_arrays(state, name):
     for c in m.top[0].columns:
         k = max(t.columns[c].shape[-1] for t in m.top)
         out[f'top_{c}'] = torch.stack([widen(t.columns[c].cpu(), k) for t in m.top])
+    if f'top_{ROW_COLUMN}' in out: # as wide as the longest row that entered
+        filled = (out[f'top_{ROW_COLUMN}'] > -torch.inf).flatten(0, -2).any(0).nonzero()
+        out[f'top_{ROW_COLUMN}'] = out[f'top_{ROW_COLUMN}'][..., :int(filled[-1]) + 1 if len(filled) else 1]
     lucky = [i for i in state.lottery if state.at[i] in m.random]
     out['random_sample'] = torch.tensor([done[state.at[i]] for i in lucky], dtype=torch.int32)
     if lucky:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROW_CACHE', 'TokenRow', 'token_strings', 'words_of', 'ActivationStore', 'from_state', 'open_store', 'same_model',
-           'attach', 'connect', 'tokens', 'token_row', 'to_state', 'merge_stores']
+           'attach', 'connect', 'tokens', 'token_row', 'to_state', 'merged_facts', 'merge_stores']
 
 # %% ../../nbs/api/recording/04_store.ipynb #568bd67e
 import json, shutil
@@ -112,7 +112,7 @@ def open_store(path, vlm=None, samples=None):
 # %% ../../nbs/api/recording/04_store.ipynb #e988e01f
 def same_model(want, have):
     "Raise `StoreError` naming the first thing in which two fingerprints differ."
-    for k in ('model', 'weights', 'dtype', 'tokenizer', 'image_processor', 'template'):
+    for k in ('model', 'weights', 'dtype', 'config', 'tokenizer', 'image_processor', 'template'):
         if want[k] != have[k]: raise StoreError(f'The store was recorded with another {k} ({want[k]}, not {have[k]});',
                                                 'use the model and processor it was made with.')
 
@@ -221,6 +221,11 @@ def to_state(store):
     load_table(st, tensors(store._samples), store.ids)
     return st
 
+def merged_facts(*facts):
+    "Seconds and samples of several runs together."
+    add = {k: sum(f.get(k, 0) for f in facts) for k in ('samples', 'seconds', 'encode', 'forward', 'statistics')}
+    return dict(add, device=', '.join(sorted({str(f['device']) for f in facts if 'device' in f})), merged_from=list(facts))
+
 def merge_stores(store, other, out=None):
     "A store of the samples of both, in memory or written to `out`; raises `StoreError` if model, options or sites differ or a sample is in both."
     if not isinstance(other, ActivationStore): raise StoreError(f'{shown(other)} is no store;', 'give what `record` or `open_store` returned.')
@@ -230,7 +235,7 @@ def merge_stores(store, other, out=None):
     data = dict(samples={**store.manifest['data']['samples'], **other.manifest['data']['samples']})
     words = [s.manifest['pieces'] for s in (store, other)]
     pieces = words[0] and dict(image=words[0]['image'], **{m: {**words[0][m], **words[1][m]} for m in words[0] if m != 'image'})
-    manifest, facts = make_manifest(state, store.manifest['model'], data, pieces), dict(merged_from=[s.facts for s in (store, other)])
+    manifest, facts = make_manifest(state, store.manifest['model'], data, pieces), merged_facts(store.facts, other.facts)
     if out is None: return from_state(state, manifest, facts)
     if out.exists(): raise StoreError(f'{str(out)!r} exists;', 'choose another path.')
     write_store(state, manifest, out, facts)

@@ -170,7 +170,7 @@ def forward(vlm, batch, logits=False):
 
 @contextmanager
 def reading(vlm, fn, module=None, site='act', layers=None):
-    "While the body runs, call `fn(site, tensor)` at every site asked for, with the tensor as the model made it (`Layout.gather` brings it to [B, T, width])."
+    "While the body runs, call `fn(site, tensor)` at every site asked for, with the tensor as the model made it (`batch.layouts[module].gather` brings it to [B, T, width])."
     with hooked(vlm.model, vlm.sites(module, site, layers), fn): yield
 
 def activations(vlm, batch, module='lm', site='act', layers=None):

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import yaml
 
 from hygiene import STATIC, text
 
@@ -39,7 +40,8 @@ def process(root=ROOT):
 
 def front(raw):
     "The keys of a front matter."
-    return dict(re.findall(r'^(title|description|output-file): *["\']?(.*?)["\']?$', raw, re.M))
+    keys = yaml.safe_load(raw.strip().strip('-')) or {}
+    return {k: str(v) for k, v in keys.items() if k in ('title', 'description', 'output-file')}
 
 def markdown(src): return nbformat.v4.new_markdown_cell(text(src))
 

@@ -15,7 +15,7 @@ import re
 import sys
 from configparser import ConfigParser
 
-OUT = re.compile(r'^(torch|triton|nvidia-.*|cuda-.*)$')
+OUT = re.compile(r'^(torch|torchvision|triton|nvidia-.*|cuda-.*)$')
 TOOLS = ['pip', 'setuptools', 'wheel']
 HEAD = """# Exact versions, as constraints: `pip install -c requirements.txt -e .`
 # Written by tools/lock.py from pip's resolution on Python 3.10 to 3.13; what the project itself asks for is in settings.ini.

@@ -70,7 +70,7 @@ demo: $(STAMP).run ## record, classify, report
 	@echo "Go on with 'make lab': it opens the tour in JupyterLab."
 
 lab: $(STAMP).lab ## JupyterLab on the tour
-	@$(VENV)/bin/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) nbs/tutorials/01_tour.ipynb $(LAB_ARGS)
+	@$(VENV)/bin/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/tutorials/01_tour.ipynb $(LAB_ARGS)
 
 test: $(STAMP).dev system ## every stage, also after one has failed; the last line counts
 	@$(PY) tools/stages.py $(STAGES)

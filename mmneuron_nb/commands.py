@@ -31,7 +31,7 @@ def run_facts(store, table):
     return {'Model': f"{store.manifest['model']['model']}, {store.manifest['model']['dtype']}, on {f.get('device') or 'an unknown device'}",
             'Samples': f'{len(store):,}' + (f', {len(store.skipped)} skipped' if store.skipped else ''),
             'Neurons': f'{len(table):,} at site {store.site!r}', 'Recording': f"{seconds('seconds'):.1f} s, {f.get('samples', 0)/seconds('seconds'):.1f} samples/s, {len(table)/seconds('seconds'):,.0f} neurons/s",
-            'Cost of the statistics': f"{seconds('statistics')/seconds('forward'):.0%} of the forward passes ({seconds('forward'):.1f} s); encoding images and text {seconds('encode'):.1f} s",
+            'Cost of the statistics': f"{seconds('statistics')/seconds('forward'):.0%} of the forward passes ({seconds('forward'):.1f} s); encoding images and text {seconds('encode'):.1f} s" + (f"; generating answers {f['generate']:.1f} s" if f.get('generate') else ''),
             'Kept per neuron': f'top {o.top} samples with the {o.order} largest visual and text activations; {o.random} random samples',
             'Rule': f"visual: more than {table.attrs['n_v']} visual tokens above {table.attrs['t_v']:g} on the scale of 0 to 10 (10: the neuron's maximum); text: more than {table.attrs['n_t']} text tokens above {table.attrs['t_t']:g}",
             'Versions': ', '.join(f'{k} {v}' for k, v in store.manifest['versions'].items())}
@@ -86,8 +86,7 @@ def load_samples(data, limit=None, shuffle=None, **options):
         if not (n.isascii() and n.isdigit()): raise OptionError(f'{data!r} names no number of scenes;', "write 'scenes:400'.")
         if options: raise OptionError(f'Drawn scenes take no options ({", ".join(options)});', 'leave them out.')
         return scenes.make(int(n), seed=1 if shuffle is None else shuffle)[:limit], None
-    try: reader = open_reader(data, **options)
-    except TypeError as e: raise OptionError(f'The reader of {data!r} does not take these options ({e});', 'see its page in the documentation.') from e
+    reader = open_reader(data, **options)
     if shuffle is not None: reader = reader.shuffle(shuffle)
     return (list(reader) if limit is None else reader.take(limit)), reader
 
@@ -95,11 +94,11 @@ def record_command(model, data, out, dtype='auto', device=None, limit=None, shuf
     "Record the samples of a reader with a model; `options` are those of `record`."
     from mmneuron_nb import record
     samples, source = load_samples(data, limit, shuffle, **(reader or {}))
-    if progress and source is not None: print(source)
+    if progress and source is not None: print('\n'.join([str(source), *(f'  row {s.row}: {s.reason} {s.detail}' for s in source.skipped[:10]), *(['  ...'] if len(source.skipped) > 10 else [])]))
     vlm = load_model(model, dtype, device, progress)
     store = record(vlm, samples, out=out, progress=progress, **options)
     if progress: print(store)
-    return dict(store=str(out), samples=len(store), skipped=store.skipped, reader_skipped=source.reasons() if source is not None else {},
+    return dict(store=str(out), samples=len(store), skipped=store.skipped, reader_skipped=[s._asdict() for s in source.skipped] if source is not None else [],
                 neurons={m: sum(s.width for s in store.sites if s.module == m) for m in store.modules}, facts=store.facts)
 
 # %% ../nbs/api/90_commands.ipynb #74ab8c9b

@@ -87,10 +87,13 @@ def from_rows(rows, # a `datasets.Dataset`, a frame of pandas, a list of dicts, 
     """Samples from rows; other columns go to `meta`.
 
     Streams need the column of questions, or `question=None`, and their samples hold the bytes. A generator is read into a list."""
+    if isinstance(rows, (str, bytes, Path)): raise OptionError(f'{rows!r} is a path, not rows:', 'use `table` for a file, `folder` for a folder.')
     rows, find = _plain(rows, image), ImageFolder(images) if images is not None else None
     known = _columns(rows)
-    if known is not None and image not in known:
-        raise SampleError(f'The rows have no column {image!r}, they have {known}:', 'name it with image=.')
+    usual = dict(question='question', answer='answer', id='id') # a name that was given must be there; the usual one need not
+    for key, column in dict(image=image, question=question, answer=answer, id=id).items():
+        if known is not None and column is not None and column not in known and usual.get(key) != column:
+            raise SampleError(f'The rows have no column {column!r}, they have {known}:', f'name it with {key}=.')
     ask = question is not None if known is None else question in known
     def make(row, n):
         picture, i = _picture(rows, row, n, image, find), text(row.get(id), 'id')

@@ -142,6 +142,11 @@ def _read(reader): # one pass
             yield sample
 
 # %% ../../nbs/api/data/10_reading.ipynb #f173e30d
+def _checks(options):
+    known = list(Checks.__dataclass_fields__)
+    if odd := [k for k in options if k not in known]: raise OptionError(f'There is no option {odd[0]!r}:', f'all readers take {", ".join(known)}; what else this one takes stands on its page.')
+    return Checks(**options)
+
 class Reader(_View):
     """`Sample`s made from rows, as often as it is iterated; also `reader[10:200]`, `.shuffle(seed)`, `.filter(f)`, `.take(n)`.
 
@@ -151,7 +156,7 @@ class Reader(_View):
                  make, # function (row, number of the row) -> `Sample`; raises `SampleError` for a bad row
                  notes=(), # remarks on the source, for people
                  **checks): # of `Checks`: strict, dedup, verify, min_side, max_ratio
-        self.name, self.make, self.notes, self.checks, self.keep = name, make, list(notes), Checks(**checks), ()
+        self.name, self.make, self.notes, self.checks, self.keep = name, make, list(notes), _checks(checks), ()
         self.rows = list(rows) if iter(rows) is rows else rows # a generator can be read only once
         self._stream = not indexable(self.rows)
         self.order, self.skipped, self.good = range(sys.maxsize if self._stream else len(self.rows)), [], 0

@@ -35,7 +35,8 @@ def _is_token(name, v, n): # one entry per token of the sequence? A Q-Former has
 # %% ../../nbs/api/models/05_encoding.ipynb #dbe0afb9
 def as_samples(x):
     "A list of `Sample`s from one sample or a sequence of them; raises `SampleError` if there is none."
-    x = [x] if isinstance(x, Sample) else list(x)
+    try: x = [x] if isinstance(x, Sample) else list(x)
+    except TypeError as e: raise SampleError(f'Expected `Sample`s, got {type(x).__name__};', 'wrap image and text: `Sample(id, image, prompt, answer)`.') from e
     if not x: raise SampleError('The list of samples is empty;', 'give at least one `Sample`.')
     if (bad := next((s for s in x if not isinstance(s, Sample)), None)) is not None:
         raise SampleError(f'Expected `Sample`s, got {type(bad).__name__};', 'wrap image and text: `Sample(id, image, prompt, answer)`.')

@@ -24,7 +24,10 @@ class Layout:
 
     def gather(self, x):
         "Activations [B, T, width] in the order of this layout, from a module's tensor `x` [..., width] as the model made it."
-        if self.index is None: return x.reshape(*self.roles.shape, x.shape[-1])
+        if self.index is None:
+            if x.shape[:-1].numel() != self.roles.numel():
+                raise ModelError(f'The layout has {tuple(self.roles.shape)} tokens, the tensor {x.shape[:-1].numel()} rows of neurons;', "correct the adapter's `layouts`.")
+            return x.reshape(*self.roles.shape, x.shape[-1])
         return x.reshape(-1, x.shape[-1])[self.index.to(x.device)]
 
     def to(self, device):

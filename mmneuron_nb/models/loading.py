@@ -22,8 +22,9 @@ def read_config(path):
         f = Path(path)/'config.json'
         kind = json.loads(f.read_text()).get('model_type') if f.is_file() else None
         if kind in REFUSED: raise ModelError(*REFUSED[kind]) from e
-        raise ModelError(f'No model can be read from {str(path)!r} ({type(e).__name__}' + (f', model type {kind!r}' if kind else '') + ');',
-                         'give a folder written by `save_pretrained` or a hub id of a model that transformers knows.') from e
+        why = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
+        raise ModelError(f'No model can be read from {str(path)!r}' + (f', of type {kind!r}' if kind else '') + f' ({why});',
+                         'give a folder written by `save_pretrained`, or the hub id of a model that transformers knows, with the hub within reach.') from e
     if getattr(config, 'vision_config', None) is None:
         raise ModelError(f'{str(path)!r} holds a {config.model_type!r} model, which is not a vision-language model;', 'choose one that takes image and text.')
     return config

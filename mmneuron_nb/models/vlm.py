@@ -39,7 +39,7 @@ def unwrap(model):
 
 # %% ../../nbs/api/models/06_vlm.ipynb #8804c180
 class VLM:
-    "A vision-language model with its processor: one handle for reading and steering its neurons."
+    "A vision-language model with its processor: one handle for its neurons."
     def __init__(self, model, # a transformers image-text-to-text model
                  processor, # its processor (tokenizer + image processor)
                  template=None, # `models.layout.Template`; default: the processor's chat template

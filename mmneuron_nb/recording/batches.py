@@ -46,7 +46,7 @@ def checked(vlm, samples, opts, on_bad='raise'):
         if on_bad == 'raise' and isinstance(s.image, (str, Path)) and not Path(s.image).is_file(): load_image(s) # raises, naming the path
         if opts.answers == 'given' and s.answer is None:
             raise SampleError(f'Sample {s.id!r} has no answer;',
-                              "give one, or record with answers='generate' (the model's own) or answers='none' (prompt only).")
+                              "give one, or record with answers='generate' (the model's own) or answers='none' (prompt only); in a terminal, --answers generate.")
     return samples
 
 # %% ../../nbs/api/recording/02_batches.ipynb #86828714
@@ -92,13 +92,16 @@ def answered(vlm, group, opts):
     for e, new in zip(group, ids): yield append_answer(vlm, e, new)
 
 # %% ../../nbs/api/recording/02_batches.ipynb #6dc91964
-def batches(vlm, samples, opts, batch_size, refuse=None):
+def batches(vlm, samples, opts, batch_size, refuse=None, clock=None):
     "Lists of at most `batch_size` `Encoded` samples that fit together; `refuse(sample, error)` takes those that cannot be encoded (default: raise)."
     shape = lambda e: tuple((k, s[1:]) for k, s in e.shapes)
     prompts, full = Waiting(batch_size), Waiting(batch_size)
     def ready(e): yield from full.add(e, (padded_length(len(e), vlm.context), shape(e)))
     def speak(group):
-        for e in answered(vlm, group, opts): yield from ready(e)
+        start = time.perf_counter()
+        spoken = list(answered(vlm, group, opts))
+        if clock is not None: clock.update(generate=time.perf_counter() - start, encode=start - time.perf_counter())
+        for e in spoken: yield from ready(e)
     for s in samples:
         try: e = encode_sample(vlm, s, opts)
         except SampleError as err:

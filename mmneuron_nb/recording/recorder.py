@@ -29,7 +29,7 @@ def run(vlm, samples, state, batch_size=8, ckpt=None, on_bad='raise', progress=T
     bar = tqdm(total=len(samples), initial=len(samples) - len(todo), unit='sample', desc='record', disable=not progress)
     skip = lambda s, e: (state.skipped.__setitem__(s.id, str(e)), bar.update())
     try:
-        for group in timed(batches(vlm, todo, state.opts, batch_size, skip if on_bad == 'skip' else None), state.clock):
+        for group in timed(batches(vlm, todo, state.opts, batch_size, skip if on_bad == 'skip' else None, state.clock), state.clock):
             one_batch(vlm, group, state)
             bar.update(len(group))
             if ckpt is not None and ckpt.due(): ckpt.save(state)

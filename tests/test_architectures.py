@@ -40,6 +40,15 @@ def test_boxes_replay_dead_layers(vlm):
     check_unused(vlm, SAMPLES[3])
 
 
+def test_the_answer_changes_nothing_before_it(vlm): # InstructBLIP's queries would read it, if they were given it
+    with_it, without = vlm.encode(SAMPLES[4]), vlm.encode(SAMPLES[4], answer=False)
+    for m in vlm.modules:
+        n = without.layouts[m].roles.shape[1]
+        if m != 'lm': assert with_it.layouts[m].roles.shape[1] == n
+        a, b = (vlm.activations(x, m, 'act', [0])[0] for x in (with_it, without))
+        assert torch.allclose(a[:, :n], b, atol=1e-4), m
+
+
 def test_every_token_has_one_role(vlm):
     b = vlm.encode(SAMPLES[:4], padding_side='left')
     for m, lay in b.layouts.items():

@@ -36,6 +36,8 @@ def test_boxes_replay_dead_layers(vlm):
     for s in SAMPLES[:2]:
         tried = check_boxes(vlm, s, 5)
         assert tried == 5*sum(l.boxes is not None for l in vlm.encode(s).layouts.values())
+    for size in ((300, 60), (60, 300)): # canvases with rows or columns of padding
+        check_boxes(vlm, replace(SAMPLES[0], image=SAMPLES[0].image.resize(size)), 5)
     check_replay(vlm, SAMPLES[2])
     check_unused(vlm, SAMPLES[3])
 

@@ -42,7 +42,7 @@ CHUNK = 256 # neurons
 def _layout(name, dims, shape):
     "`(chunks, shards)` of an array: one shard per layer, one order statistic per chunk."
     size = dict(zip(dims, shape))
-    one = () if name == 'layer' else ('layer', 'order', 'share')
+    one = () if dims == (name,) else ('layer', 'order', 'share') # a coordinate is one chunk
     chunk = [max(1 if d in one else min(CHUNK, size[d]) if d == 'neuron' else size[d], 1) for d in dims] # 1: empty arrays, too
     return tuple(chunk), tuple(1 if d == 'layer' else max(-(-size[d]//c), 1)*c for d, c in zip(dims, chunk))
 

@@ -97,7 +97,7 @@ def open_store(path, vlm=None, samples=None):
     if samples is not None and vlm is None: raise StoreError('Samples without their model cannot be attached;', 'give `vlm` as well.')
     manifest = read_manifest(path)
     refuse_damaged(path, damaged(path, manifest), most=3)
-    read = lambda group: xr.open_zarr(zarr_store(path), group=group, consolidated=False, chunks=None, decode_cf=False)
+    read = lambda group: xr.open_zarr(zarr_store(path/group), consolidated=False, chunks=None, decode_cf=False)
     ds = {m: with_coords(read(m), [s['layer'] for s in ss], manifest['domains']) for m, ss in manifest['sites'].items()}
     store = ActivationStore(ds, read('samples'), manifest, path, read_sealed(path/'facts.json'))
     return store.attach(vlm, samples) if vlm is not None else store

@@ -1,5 +1,6 @@
 """One pass over the samples: mergeable statistics, the recorder, the store."""
 from .recorder import record
 from .store import ActivationStore, open_store
+from .verify import Verification
 
-__all__ = ['record', 'open_store', 'ActivationStore']
+__all__ = ['record', 'open_store', 'ActivationStore', 'Verification']

@@ -1,6 +1,7 @@
 """One pass over the samples: mergeable statistics, the recorder, the store."""
 from .recorder import record
 from .store import ActivationStore, open_store
+from . import exports # to_pandas, to_safetensors of a store
 from .verify import Verification
 
 __all__ = ['record', 'open_store', 'ActivationStore', 'Verification']

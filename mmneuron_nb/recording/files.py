@@ -15,14 +15,14 @@ import torch
 from ..errors import StoreError
 from ..names import ROLES
 from ..models.sites import Site
-from .state import DIMS, Options, load_module, load_table, module_arrays, sorted_ids, table_arrays
+from .state import Options, load_module, load_table, module_arrays, sorted_ids, table_arrays
 from .stats import SHARES
 
 # %% ../../nbs/api/recording/06_files.ipynb #e3460f0b
 def module_dataset(state, name):
-    "The xarray Dataset of one module of a `RunState`, dimensions as in `recording.state.DIMS`."
+    "The xarray Dataset of one module of a `RunState`, dimensions as in `ModuleState.dims`."
     import xarray as xr
-    ds = xr.Dataset({k: (DIMS[k], v.numpy()) for k, v in module_arrays(state, name).items()})
+    ds = xr.Dataset({k: (state.modules[name].dims[k], v.numpy()) for k, v in module_arrays(state, name).items()})
     return with_coords(ds, [s.layer for s in state.sites[name]], state.domains)
 
 def with_coords(ds, layers, domains):
@@ -135,7 +135,9 @@ class Checkpoint:
         from safetensors.torch import save
         start = time.monotonic()
         state.flush()
-        tensors = {f'{m}/{k}': v.contiguous() for m in state.modules for k, v in module_arrays(state, m).items()}
+        for top in (t for m in state.modules.values() for t in m.top):
+            if top.rows is not None: top.rows.sync()
+        tensors = {f'{m}/{k}': v.contiguous() for m in state.modules for k, v in module_arrays(state, m, rows=False).items()}
         tensors |= {f'table/{k}': v for k, v in table_arrays(state).items()}
         meta = dict(key=json.dumps(self.key), ids=json.dumps(sorted_ids(state.table)), skipped=json.dumps(list(state.skipped.items())))
         write_atomic(self.file, save(tensors, meta))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROW_CACHE', 'TokenRow', 'token_strings', 'words_of', 'ActivationStore', 'from_state', 'open_store', 'same_model',
-           'attach', 'connect', 'tokens', 'token_row', 'to_state', 'merged_facts', 'merge_stores']
+           'attach', 'connect', 'counted_roles', 'tokens', 'token_row', 'to_state', 'merged_facts', 'merge_stores']
 
 # %% ../../nbs/api/recording/07_store.ipynb #568bd67e
 import json, shutil
@@ -20,6 +20,8 @@ from ..models.sites import one_of
 from ..models.encoding import append_answer
 from .batches import encode_batch, encode_sample, listed, sample_hash
 from .files import check_seal, make_manifest, manifest_parts, module_dataset, sample_dataset, with_coords, write_store
+from .rows import decoded
+from .stats import CODES
 from .state import RunState, load_module, load_table, merge, row_roles, table_row
 
 # %% ../../nbs/api/recording/07_store.ipynb #10291eff
@@ -162,12 +164,16 @@ def _activations(store, sample, module, layer):
     return store._cache[key]
 
 # %% ../../nbs/api/recording/07_store.ipynb #fc681dac
+def counted_roles(store): return CODES if store.options.count_template else CODES[:3] # of tokens that may own a maximum
+
 def _kept_row(store, neuron, p, i, rank, number, peak):
     "A row that was kept while recording; roles, words and boxes come from the sample table and the manifest."
     module, pieces = neuron[0], store.manifest['pieces']
     domain, ids, runs, boxes = table_row(store._table, number, module)
     roles, ids = row_roles(runs, ids, pieces['image'])
-    values, keep = store.module(module).top_row[p, i, rank].values[:len(roles)], roles != PAD
+    ds, keep = store.module(module), roles != PAD
+    codes, span = ds.top_row[p, i, rank].values[:len(roles)], ds.top_range[p, i, rank].values
+    values = decoded(codes, span, np.isin(roles, counted_roles(store)))
     places = iter(boxes)
     at = [tuple(map(float, next(places))) if r == VISUAL else None for r in roles] if len(boxes) else None
     at = at and [b if b and b[0] == b[0] else None for b, k in zip(at, keep) if k]
@@ -199,7 +205,7 @@ def token_row(store, neuron, rank, sample, peak, value=None):
     roles, values = lay.roles[0].numpy()[keep], acts[keep, i].copy()
     ids = np.full(len(roles), store.vlm.image_token_id) if lay.ids is None else lay.ids[0].numpy()[keep]
     if value is not None:
-        counted = np.isin(roles, (1, 2, 3, 4) if store.options.count_template else (1, 2, 3))
+        counted = np.isin(roles, counted_roles(store))
         got = values[counted].max()
         tol = 1e-4 if store.manifest['model']['dtype'] == 'float32' else 5e-2
         if abs(got - value) > tol*max(1, abs(value)):
@@ -217,9 +223,13 @@ def to_state(store):
     st = RunState(store.sites, store.options, store.ids, store.manifest['domains'])
     st.skipped = {d['id']: d['reason'] for d in store.skipped}
     tensors = lambda ds: {k: torch.from_numpy(np.array(v.values)) for k, v in ds.data_vars.items()}
-    for m in store.modules: load_module(st, m, tensors(store.module(m)), store.ids)
+    for m in store.modules: load_module(st, m, _module_tensors(store.module(m)), store.ids)
     load_table(st, tensors(store._samples), store.ids)
     return st
+
+def _module_tensors(ds): # kept rows are read layer by layer, when they are asked for
+    rows = dict(top_row=lambda l: ds.top_row[l].values) if 'top_row' in ds else {}
+    return {k: torch.from_numpy(np.array(v.values)) for k, v in ds.data_vars.items() if k != 'top_row'} | rows
 
 def merged_facts(*facts):
     "Seconds and samples of several runs together."

@@ -38,7 +38,7 @@ def run(vlm, samples, state, batch_size=8, ckpt=None, on_bad='raise', progress=T
         _rows_again(vlm, samples, state, batch_size)
     finally: # the end, or an error: what is known is kept either way
         bar.close()
-        if ckpt is not None and state.table and state.whole: ckpt.save(state)
+        if ckpt is not None and state.table and not state.torn: ckpt.save(state)
     return state.flush()
 
 def timed(groups, clock):

@@ -53,7 +53,6 @@ def commit(reader):
     lost = {s.id: f'not finite in {reader.results[int(bad[:, n].nonzero()[0])][0]}' for n, s in enumerate(batch.samples) if bad[:, n].any()}
     kept = Kept(~bad.any(0), torch.tensor([state.at[s.id] for s in batch.samples]), torch.tensor([state.domains.index(domain_of(s)) for s in batch.samples]))
     ready = [(stat, stat.ready(part, kept)) for _, layer, parts, _ in reader.results for stat, part in zip(layer, parts)] # may raise; nothing is changed yet
-    state.whole = False
     for stat, part in ready: stat.update(part, kept)
     for m, st in state.modules.items(): st.tokens.index_add_(0, kept.domain[kept.ok], reader.plans[m].tokens[kept.ok])
     for n, s in enumerate(batch.samples):
@@ -61,7 +60,6 @@ def commit(reader):
     for top in (t for m in state.modules.values() for t in m.top):
         if top.due: top.flush()
     state.skipped |= lost
-    state.whole = True
     return lost
 
 def _row(layout, n): # (roles, ids, boxes) of one row of a layout, without the pads at its end

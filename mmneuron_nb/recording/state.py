@@ -105,7 +105,7 @@ class RunState:
         self.modules = {m: ModuleState(s, opts, len(self.domains), device, stats, folder, len(self.ids)) for m, s in self.sites.items()}
         self.at = {i: n for n, i in enumerate(self.ids)}
         self.table, self.skipped = {}, {}
-        self.whole = True # False while a batch is being added: a state that was left then must not be saved
+        self.torn = False # True while a batch is being added: a state that was left then must not be saved
         self.clock = Counter() # seconds of this process: encode, forward, statistics
         self._drawn = sorted(self.ids, key=lambda i: priority(i, opts.seed)) # luckiest first
 

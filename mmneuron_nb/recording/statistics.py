@@ -210,16 +210,14 @@ class TopSamples(TopN):
         super().__init__(width, opts.top, dict(visual=opts.order, text=opts.order), device)
         self.k, self.kind, self.slots, self.rows = opts.order, opts.keep_tokens, slots, None
         if self.kind: self.columns |= dict(range=torch.zeros(width, opts.top, 4, device=device), place=torch.full((width, opts.top, 1), -1, device=device))
-        self.waits = torch.device(device).type == 'cpu' # may we ask how many were admitted? On a GPU that stops everything
-        self.room = None # entries per batch, where we may not ask; None: any
+        self.room = None # entries per batch, where their number may not be asked for; None: any
 
     def reduce(self, acts):
-        hit, count = self.admit(acts.maximum), None
-        if self.waits: b, i = hit.nonzero(as_tuple=True)
+        hit, count, plan = self.admit(acts.maximum), None, acts.plan
+        if plan.waits: b, i = hit.nonzero(as_tuple=True)
         else:
             count = hit.sum()
             b, i = torch.nonzero_static(hit, size=min(self.room or hit.numel(), hit.numel()), fill_value=0).unbind(1)
-        plan = acts.plan
         cols = dict(zip(('visual', 'text'), order_statistics(acts.x, plan, b, i, self.k)))
         if self.kind: cols['row'], cols['range'] = coded(acts.x.transpose(1, 2)[b, i], plan.counted[b], ~plan.pad[b], self.kind)
         return Entries(b, i, acts.maximum[b, i], cols, count)

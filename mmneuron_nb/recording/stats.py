@@ -52,7 +52,7 @@ class Plan:
         self.block, self.text, self.words = _block(r == VISUAL), _span(text, move), _span(words, move) # words: what may own a maximum beside patches
         at = lambda mask: [move(mask[n].nonzero()[:, 0]) for n in self.drawn]
         self.drawn_at = [*zip(at(r == VISUAL), at(text))] # per drawn sample: where its patches and its words are
-        self.buffer = None
+        self.buffer, self.waits = None, torch.device(self.device).type == 'cpu' # may a layer ask the device for a number? On a GPU the answer would hold everything up
 
     def visual(self, x, fill=-torch.inf): # [B, V, I]: the block, or everything with the rest filled
         return x[:, self.block[0]:self.block[1]] if self.block else x.masked_fill(~self.seen[..., None], fill)
@@ -73,7 +73,7 @@ def _amax(x, keep=None): # maximum over tokens; -inf where nothing is kept
 
 def not_finite(x, plan):
     "bool [B]: a NaN or an infinity at any real token. It shows in the sum over tokens, which costs less than looking at each."
-    if x.device.type == 'cpu' and bool(torch.isfinite(x.sum(1, dtype=torch.float32)).all()): return torch.zeros(len(x), dtype=torch.bool)
+    if plan.waits and bool(torch.isfinite(x.sum(1, dtype=torch.float32)).all()): return torch.zeros(len(x), dtype=torch.bool)
     return ~torch.isfinite(x.masked_fill(plan.pad[..., None], 0).sum(1, dtype=torch.float32)).all(1)
 
 def maxima(x, # activations [B, T, I]

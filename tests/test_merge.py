@@ -76,7 +76,7 @@ def test_store_does_not_depend_on_batches_order_or_shards(world, trial, tmp_path
     vlm, samples, kw, whole = world
     rng = random.Random(trial)
     mixed = rng.sample(samples, len(samples))
-    equal(whole, record(vlm, mixed, batch_size=rng.choice([1, 2, 3, 5, 13]), **kw))
+    equal(whole, record(vlm, mixed, batch_size=rng.choice([1, 2, 3, 5, 13]), max_tokens_per_batch=rng.choice([1, 150, 400, None]), workers=trial % 3, **kw))
     cut = sorted(rng.sample(range(1, len(mixed)), 2))
     a, b, c = (record(vlm, p, batch_size=rng.choice([1, 4, 7]), **kw) for p in (mixed[:cut[0]], mixed[cut[0]:cut[1]], mixed[cut[1]:]))
     equal(whole, a.merge(b).merge(c))

@@ -7,6 +7,7 @@ __all__ = ['MMNeuronError', 'ModelError', 'SiteError', 'SampleError', 'Activatio
            'SceneError', 'ExtraMissing', 'shown', 'check_whole', 'check_number', 'check_path']
 
 # %% ../nbs/api/00_errors.ipynb #0ec33739
+import re
 from os import PathLike
 from numbers import Real
 from pathlib import Path
@@ -59,7 +60,29 @@ def check_number(
     raise OptionError(f'{name}={shown(value)} is not possible: give a number{_span(lo, hi)}.')
 
 # %% ../nbs/api/00_errors.ipynb #151435eb
-def check_path(path, error=OptionError) -> Path:
-    "`path` as a `Path` if it is text or a path, and not empty."
-    if isinstance(path, (str, PathLike)) and str(path): return Path(path)
-    raise error(f'{shown(path)} is no path: give one, such as "runs/first".')
+def check_path(
+    path,               # text, a `Path`, or a `UPath` of fsspec
+    error=OptionError,  # what to raise
+    remote=False,       # may it be a URL, such as 's3://bucket/run.zarr'?
+):
+    "`path` as a `Path`; a URL, where one is allowed, as a `UPath`. Raises also `ExtraMissing` if the driver of its kind is not installed."
+    if not (isinstance(path, (str, PathLike)) or hasattr(path, 'storage_options')) or not str(path):
+        raise error(f'{shown(path)} is no path: give one, such as "runs/first".')
+    if (lost := re.match(r'([a-z][a-z0-9+]+):/[^/]', str(path))): # what `Path` makes of a URL
+        raise error(f'{str(path)!r} has lost a slash: give it as text, "{lost[1]}://...".')
+    if '://' not in str(path): return Path(path)
+    if remote: return _url(path, error)
+    raise error(f'{str(path)!r} is not on this machine: give a local path, such as "runs/first".')
+
+def _url(path, error): # looked at once, so that a missing driver, a wrong name or a refused key is known before any work is done
+    from upath import UPath
+    try: url = UPath(path)
+    except ValueError as e: raise error(f'{str(path)!r} is of a kind that is not known ({e}): give a path, or a URL such as "s3://bucket/run.zarr".') from e
+    if url.protocol in ('file', 'local'): return Path(url.path)
+    try:
+        url.fs.invalidate_cache() # what others wrote since
+        url.exists()
+    except ImportError as e:
+        raise ExtraMissing(f'{url.protocol}:// needs a driver ({e});', 'install it: `pip install mmneuron_nb[s3]`' + (' is for s3://.' if url.protocol != 's3' else '.')) from e
+    except Exception as e: raise error(f'{str(path)!r} cannot be reached ({type(e).__name__}: {e}): look at the name, the network and the keys.') from e
+    return url

@@ -9,7 +9,7 @@ from mmneuron_nb.errors import SampleError, StoreError
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.recording import recorder
-from mmneuron_nb.recording.files import disk_full
+from mmneuron_nb.recording.places import disk_full
 from mmneuron_nb.recording.store import open_store, to_state
 
 KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False, batch_size=2)

@@ -2,5 +2,7 @@
 from .recorder import record
 from .statistics import Moments, RoleMaximum, Statistic, moments
 from .store import ActivationStore, open_store
+from . import exports # to_pandas, to_safetensors of a store
+from .verify import Verification
 
-__all__ = ['record', 'open_store', 'ActivationStore', 'Statistic', 'Moments', 'RoleMaximum', 'moments']
+__all__ = ['record', 'open_store', 'ActivationStore', 'Statistic', 'Moments', 'RoleMaximum', 'moments', 'Verification']

@@ -6,12 +6,11 @@
 __all__ = ['run', 'timed', 'whole', 'save', 'stoppable', 'count', 'one_batch', 'record']
 
 # %% ../../nbs/api/recording/09_recorder.ipynb #5265e447
-import json, shutil, signal, sys, threading, time
+import json, signal, sys, threading, time, warnings
 import numpy as np
 import torch
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from ..errors import OptionError, SampleError, StoreError, check_path, shown
 from ..data.samples import Sample
 from ..models.vlm import VLM
@@ -19,10 +18,12 @@ from ..models.sites import one_of
 from .batches import Feed, as_feed, batches, checked, domain_of, in_parts, sample_hash, token_count
 from .workers import Ahead, undisturbed
 from .reduce import commit, read_batch, rows_again
-from .files import Checkpoint, load_checkpoint, make_manifest, refuse_other, write_store
+from .files import Checkpoint, damaged, load_checkpoint, make_manifest, refuse_other, standing, write_store
+from .places import remove_folder
+from .repair import hit_layers, replace_facts, replace_files
 from .state import Options, RunState, statistics_of
 from .statistics import Kept, stale_rows
-from .store import from_state, open_store, words_of
+from .store import from_state, lost_manifest, open_store, read_manifest, words_of
 
 # %% ../../nbs/api/recording/09_recorder.ipynb #1b53d471
 def run(vlm, samples, state, feed=8, ckpt=None, on_bad='raise', progress=True): # feed: a `Feed`, or a number of samples
@@ -130,7 +131,7 @@ def _plan(vlm, samples, opts):
 # %% ../../nbs/api/recording/09_recorder.ipynb #cd099d37
 def record(vlm, # `VLM`
            samples, # `Sample`s: a list, or anything that can be made one
-           out=None, # folder of the store, such as 'run.zarr'; None keeps it in memory
+           out=None, # folder of the store, such as 'run.zarr', or a URL, such as 's3://bucket/run.zarr'; None keeps it in memory
            top=50, # samples of largest maximum kept per neuron (paper A: N = 50)
            random=50, # random samples, the same for all neurons
            modules=('lm',), # any of `vlm.modules`: 'vision', 'projector', 'resampler', 'qformer', 'qformer_query', 'lm'
@@ -142,7 +143,7 @@ def record(vlm, # `VLM`
            max_tokens_per_batch='auto', # padded tokens per forward pass at most: 8,192 on a CPU, 32,768 on a GPU; None: no limit. Shrinks when memory runs out
            workers=None, # processes that decode and process images; None: 0 on a CPU, else as many as cores but one (at most 8)
            on_bad='raise', # or 'skip': list samples that cannot be read, or do not fit into memory, in `store.skipped` and go on
-           resume=True, # go on from an interrupted run, and return a finished one that is the same
+           resume=True, # go on from an interrupted run; return a finished one that is the same, after repairing what is damaged
            overwrite=False, # replace whatever is at `out`
            progress=True, # show a bar with samples/s
            **options): # further `Options`: order, layers, count_template, keep_tokens, answers, seed
@@ -155,7 +156,7 @@ def record(vlm, # `VLM`
     if not isinstance(vlm, VLM): raise OptionError(f'The first argument is a {type(vlm).__name__}, not a `VLM`;', 'wrap it: `VLM(model, processor)`.')
     one_of(engine, ('local',), 'engine')
     if on_bad not in ('raise', 'skip'): raise OptionError(f'on_bad={shown(on_bad)};', "choose 'raise' or 'skip'.")
-    feed, out = Feed(batch_size, max_tokens_per_batch, workers), out if out is None else check_path(out, StoreError)
+    feed, out = Feed(batch_size, max_tokens_per_batch, workers), out if out is None else check_path(out, StoreError, remote=True)
     for k, v in dict(resume=resume, overwrite=overwrite, progress=progress).items():
         if not isinstance(v, bool): raise OptionError(f'{k}={shown(v)};', 'give True or False.')
     stats = statistics_of(stats)
@@ -189,7 +190,7 @@ def _key(vlm, samples, opts):
 def _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key=None, out=None):
     key = key or _key(vlm, samples, opts)
     sites, doms = _plan(vlm, samples, opts)
-    state = RunState(sites, opts, [s.id for s in samples], doms, vlm.device, stats, ckpt and ckpt.dir/'rows')
+    state = RunState(sites, opts, [s.id for s in samples], doms, vlm.device, stats, ckpt and ckpt.rows)
     if ckpt is not None: load_checkpoint(ckpt, state)
     before, start = len(state.table), time.perf_counter()
     kept = lambda: f'Stopped after {len(state.table)} of {len(samples)} samples. ' + ('Nothing was kept: give `out` to go on later.' if ckpt is None else 'The same call goes on from there.')
@@ -201,8 +202,7 @@ def _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key=None, o
     facts = dict(samples=n, seconds=sec, device=str(vlm.device), batch_size=feed.size, max_tokens_per_batch=feed.tokens, workers=feed.workers, **state.clock)
     manifest = make_manifest(state, key['model'], dict(samples=key['data']), _pieces(vlm, state) if opts.keep_tokens else None)
     if out is None: return from_state(state, manifest, facts=facts).connect(vlm, {s.id: s for s in samples})
-    write_store(state, manifest, out, facts)
-    return open_store(out).connect(vlm, {s.id: s for s in samples})
+    write_store(state, manifest, out, facts, ckpt.lock.beat)
 
 def _pieces(vlm, state):
     "Readable words of all token ids of a run by module, so that kept rows need no tokenizer."
@@ -214,22 +214,37 @@ def _pieces(vlm, state):
 
 def _record_to(vlm, samples, opts, stats, out, feed, on_bad, progress, resume, overwrite):
     if not out.name or len(out.name) > 200 or '\0' in out.name: raise StoreError(f'{str(out)!r} is no name for a store;', "give a folder such as 'run.zarr'.")
-    part = out.with_name(out.name + '.partial')
-    if overwrite and out.exists() and not (out/'manifest.json').is_file():
-        raise StoreError(f'{str(out)!r} is no store, so it is not overwritten;', 'choose another `out`, or remove it yourself.')
+    what, part = standing(out), out.with_name(out.name + '.partial')
+    if what == 'other': raise StoreError(f'{str(out)!r} exists and is no store, so it is not overwritten;', 'choose another `out`, or remove it yourself.')
+    if what == 'rest' and not overwrite and not (part/'state.safetensors').exists(): raise lost_manifest(out) # with a checkpoint: cut off while it was written
     key = _key(vlm, samples, opts)
-    if out.exists() and not overwrite:
-        if not (out/'manifest.json').is_file(): raise StoreError(f'{str(out)!r} exists and is no store;', 'choose another `out`.')
-        have = open_store(out)
-        refuse_other(dict(model=have.manifest['model'], options=have.manifest['options'], data=have.manifest['data']['samples']), key, out)
+    if what == 'store' and not overwrite:
+        manifest = read_manifest(out)
+        refuse_other(dict(model=manifest['model'], options=manifest['options'], data=manifest['data']['samples']), key, out)
         if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.')
-        shutil.rmtree(part, ignore_errors=True)
-        return have.connect(vlm, {s.id: s for s in samples})
+        if not (bad := damaged(out, manifest, deep=True, progress=progress)):
+            if part.exists(): remove_folder(part)
+            return open_store(out).connect(vlm, {s.id: s for s in samples})
     ckpt = Checkpoint(out, key) # from here on nobody else writes there
-    if overwrite or not resume: ckpt.file.unlink(missing_ok=True)
-    try: store = _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key, out)
+    try:
+        if overwrite or not resume: ckpt.file.unlink(missing_ok=True)
+        if what != 'store' or overwrite or not _repair(vlm, samples, opts, stats, out, manifest, bad, feed, progress):
+            _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key, out)
     except BaseException:
         ckpt.close()
         raise
     ckpt.close(remove=True)
-    return store
+    return open_store(out).connect(vlm, {s.id: s for s in samples})
+
+def _repair(vlm, samples, opts, stats, out, manifest, bad, feed, progress):
+    "Record the layers whose files are damaged again, with the samples of the first time; False: all of it must be recorded."
+    layers = hit_layers(manifest, bad)
+    what = 'all of it' if layers is None else ', '.join(f'{len(l)} of {len(manifest["sites"][m])} layers of {m}' for m, l in layers.items()) or 'nothing'
+    warnings.warn(f'{str(out)!r} is damaged ({", ".join(list(bad)[:3])}{", ..." if len(bad) > 3 else ""}): recording {what} again.', stacklevel=4)
+    if layers:
+        sites, doms = _plan(vlm, samples, opts)
+        state = RunState([s for s in sites if s.layer in layers[s.module]], opts, [s.id for s in samples], doms, vlm.device, stats)
+        state.skipped = {d['id']: d['reason'] for d in manifest['skipped']}
+        if not replace_files(run(vlm, samples, state, feed, progress=progress), out, manifest, bad): return False
+    if 'facts.json' in bad: replace_facts(out, dict(device=str(vlm.device), repaired=list(bad)))
+    return layers is not None

@@ -45,12 +45,14 @@ class Slots:
     "Rows of one layer: `n` slots per neuron, in files below `folder` (named after `name`), or in memory."
     def __init__(self, width, n, kind='uint8', folder=None, name=''):
         self.width, self.n, self.dtype = width, n, np.dtype(kind)
-        self.folder, self.name, self.blocks = folder and Path(folder), name, []
-        self.tags = self._array('tags', (width, n), np.dtype(np.int64)) # order of the sample + 1; 0: nothing was written
-        while folder and self._file(len(self.blocks)).exists(): self._grow()
+        self.folder, self.name, self.blocks, self.made = folder and Path(folder), name, [], False
+        self.tags = self._array('tags', (width + 1, n), np.dtype(np.int64)) # order of the sample + 1; 0: nothing was written. Last: how many files there are
+        self.made = False
+        for _ in range(self.tags[-1, 0]): self.blocks.append(self._block(len(self.blocks)))
+        if self.made: self.tags[:-1] = 0 # a file was lost or cut: everything is made again
 
     def _file(self, what): return self.folder/f'{self.name}.{what}'
-    def _grow(self): self.blocks.append(self._array(len(self.blocks), (self.width, self.n, COLUMNS), self.dtype))
+    def _block(self, k): return self._array(k, (self.width, self.n, COLUMNS), self.dtype)
 
     def _array(self, what, shape, dtype):
         if self.folder is None: return np.zeros(shape, dtype)
@@ -58,6 +60,7 @@ class Slots:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.stat().st_size != size:
+                self.made = True
                 with open(path, 'wb') as f: os.posix_fallocate(f.fileno(), 0, size) if hasattr(os, 'posix_fallocate') else f.truncate(size)
             return np.memmap(path, dtype, 'r+', shape=shape)
         except OSError as e:
@@ -66,11 +69,12 @@ class Slots:
                              'free some space and run the same call again, or record without `keep_tokens`.') from e
 
     def write(self, neuron, slot, order, rows): # [A], [A], [A] and [A, T], numpy
-        for k in range(-(-rows.shape[1]//COLUMNS)):
-            if k == len(self.blocks): self._grow()
+        while len(self.blocks)*COLUMNS < rows.shape[1]:
+            self.blocks.append(self._block(len(self.blocks)))
+            self.tags[-1, 0] = len(self.blocks)
         for k, block in enumerate(self.blocks):
             part = rows[:, k*COLUMNS:(k + 1)*COLUMNS]
-            if part.shape[1]: block[neuron, slot, :part.shape[1]] = part # what a longer row left behind is never read: lengths are known
+            block[neuron, slot, :part.shape[1]], block[neuron, slot, part.shape[1]:] = part, 0 # nothing of a longer row stays behind
         self.tags[neuron, slot] = order + 1
 
     def read(self, neuron, slot): # -> [A, T]

@@ -14,7 +14,7 @@ from mmneuron_nb.models.zoo import ZOO, tiny_vlm
 from mmneuron_nb.recording import recorder, reduce, workers
 from mmneuron_nb.recording.batches import Feed, batches, padded_length, token_count
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.recording.state import Options
+from mmneuron_nb.recording.state import Options, RunState
 
 KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False)
 CUDA = lambda: torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
@@ -107,7 +107,7 @@ def test_no_memory_at_all_skips_no_data_set_away():
     vlm.forward = failing(vlm.forward, lambda n, batch: n > 2, CUDA)
     with pytest.raises(SampleError, match='does not fit'), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        record(vlm, SAMPLES, on_bad='skip', **KW)
+        record(vlm, SAMPLES, on_bad='skip', **KW | dict(random=0))
 
 
 @pytest.mark.parametrize('k', [1, 2])
@@ -139,19 +139,12 @@ def test_another_error_is_raised_as_it_is_and_the_run_goes_on(whole, error, k, t
     equal(whole, record(vlm, SAMPLES, tmp_path/'run.zarr', **KW))
 
 
-@pytest.mark.parametrize('k', [1, 2, 3])
+@pytest.mark.parametrize('k', [1, 12, 17])
 def test_an_error_while_a_batch_is_counted_counts_nothing_twice(whole, k, tmp_path, monkeypatch):
     monkeypatch.setattr(recorder.Checkpoint, 'due', lambda self: True)
-    def half(reader): # counts the first sites, then fails
-        reader.results = reader.results[:3] + [None]
-        return commit(reader)
-    commit, calls = recorder.commit, [0]
-    def sometimes(reader):
-        calls[0] += 1
-        return (half if calls[0] == k else commit)(reader)
-    with monkeypatch.context() as m:
-        m.setattr(recorder, 'commit', sometimes)
-        with pytest.raises(TypeError): record(small(), SAMPLES, tmp_path/'run.zarr', **KW)
+    with monkeypatch.context() as m: # at the k-th sample, when all its sites are counted already
+        m.setattr(RunState, 'add_sample', failing(RunState.add_sample, lambda n, *a: n == k, ZeroDivisionError))
+        with pytest.raises(ZeroDivisionError): record(small(), SAMPLES, tmp_path/'run.zarr', **KW)
     equal(whole, record(small(), SAMPLES, tmp_path/'run.zarr', **KW))
 
 
@@ -195,9 +188,7 @@ def test_workers_encode_what_the_parent_would(name):
     finally: torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize('method', ['fork', 'spawn'])
-def test_bad_samples_are_the_same_with_workers(method, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, 'METHOD', method)
+def test_bad_samples_are_the_same_with_workers(tmp_path):
     (tmp_path/'broken.png').write_bytes(b'not a picture')
     bad = [replace(SAMPLES[1], id='broken', image=tmp_path/'broken.png'), replace(SAMPLES[3], id='long', prompt='dog '*3000)]
     samples = [*SAMPLES[:5], bad[0], *SAMPLES[5:9], bad[1], *SAMPLES[9:12]]
@@ -209,6 +200,13 @@ def test_bad_samples_are_the_same_with_workers(method, tmp_path, monkeypatch):
     assert said[0] == said[1] and 'broken' in said[0]
     assert stores[0].skipped == stores[1].skipped and len(stores[0].skipped) == 2
     equal(*stores)
+
+
+def test_processes_made_afresh_as_on_macos_and_windows(whole, monkeypatch):
+    monkeypatch.setattr(workers, 'METHOD', 'spawn')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        equal(whole, record(small(), SAMPLES, workers=1, **KW))
 
 
 def parent(pid): # of a running process, else None
@@ -235,8 +233,20 @@ def test_a_killed_worker_loses_nothing(whole):
             for p in children(os.getpid()): os.kill(p, signal.SIGKILL)
         return plain(batch)
     vlm.forward = forward
-    with pytest.warns(UserWarning, match='has ended'): equal(whole, record(vlm, SAMPLES, batch_size=4, workers=2, **{k: v for k, v in KW.items()}))
+    with pytest.warns(UserWarning, match='has ended'): equal(whole, record(vlm, SAMPLES, batch_size=4, workers=2, **KW))
     assert not children(os.getpid())
+
+
+def test_killed_while_they_write(): # pictures far larger than a pipe holds
+    vlm, rng = VLM(*tiny_llava(seed=4, layers=1, image=224, patch=32)), random.Random(3)
+    for _ in range(15):
+        with warnings.catch_warnings(record=True), workers.Ahead(vlm, SAMPLES, workers=2) as source:
+            it, begin = iter(source), time.monotonic()
+            made = [next(it), next(it)]
+            time.sleep(rng.uniform(0, .02))
+            os.kill(rng.choice(children(os.getpid())), signal.SIGKILL)
+            made += it
+            assert [getattr(e, 'sample', e) is s for e, s in zip(made, SAMPLES)] == [True]*len(SAMPLES) and time.monotonic() - begin < 30
 
 
 def test_a_worker_that_hangs_is_given_up(whole, monkeypatch):
@@ -284,9 +294,15 @@ def test_no_worker_survives_and_the_run_goes_on_at_once(whole, how, tmp_path):
     p = start(tmp_path/'run.zarr')
     kids = children(p.pid)
     assert len(kids) >= 2
-    (os.killpg if how == signal.SIGINT else os.kill)(p.pid, how) # a terminal sends Ctrl-C to the whole group
-    err = p.communicate(timeout=60)[1]
+    if how == signal.SIGINT: os.killpg(p.pid, how) # a terminal sends Ctrl-C to the whole group
+    else:
+        for k in kids: os.kill(k, signal.SIGSTOP) # slower than the next run
+        os.kill(p.pid, how)
+    p.wait(timeout=60)
     equal(whole, record(small(), SAMPLES, tmp_path/'run.zarr', **KW)) # the lock is free
+    for k in kids:
+        if parent(k) is not None: os.kill(k, signal.SIGCONT)
+    err = p.communicate(timeout=60)[1]
     assert p.returncode and gone(kids)
     if how == signal.SIGINT: assert err.count('Traceback') == 1 and 'KeyboardInterrupt' in err, err
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'UPPER', 'LOWER', 'FOLD', 'FULL', 'ROWS', 'Acts', 'Kept', 'to_whole', 'from_whole', 'carried', 'Statistic',
-           'Described', 'ActiveCounts', 'RoleMaximum', 'Moments', 'moments', 'Entries', 'TopSamples', 'settled',
-           'rows_of', 'stale_rows', 'RandomSamples']
+           'Described', 'ActiveCounts', 'RoleMaximum', 'Moments', 'moments', 'Entries', 'first_true', 'TopSamples',
+           'settled', 'rows_of', 'stale_rows', 'RandomSamples']
 
 # %% ../../nbs/api/recording/02_statistics.ipynb #bdb8052c
 import copy
@@ -200,6 +200,15 @@ class Entries:
 
     def at(self, keep): return Entries(self.b[keep], self.i[keep], self.value[keep], {c: t[keep] for c, t in self.columns.items()})
 
+def first_true(hit, size): # bool [B, I] -> two int64 [size]
+    "Row and column of the first `size` places that are True, then (0, 0): a `nonzero` whose size is known, so that nobody waits for it."
+    flat = hit.flatten()
+    at = flat.cumsum(0) - 1
+    to = torch.where(flat & (at < size), at, size)
+    place = torch.zeros(size + 1, dtype=torch.int64, device=hit.device).scatter_(0, to, torch.arange(len(flat), device=hit.device))[:size]
+    place = place*(torch.arange(size, device=hit.device) < flat.sum())
+    return place//hit.shape[1], place % hit.shape[1]
+
 class TopSamples(TopN):
     "The `n` samples of largest maximum of each neuron, with order statistics (METHODS: admission first)."
     name, numbered = 'top', ('top_sample',)
@@ -217,7 +226,7 @@ class TopSamples(TopN):
         if plan.waits: b, i = hit.nonzero(as_tuple=True)
         else:
             count = hit.sum()
-            b, i = torch.nonzero_static(hit, size=min(self.room or hit.numel(), hit.numel()), fill_value=0).unbind(1)
+            b, i = first_true(hit, min(self.room or hit.numel(), hit.numel()))
         cols = dict(zip(('visual', 'text'), order_statistics(acts.x, plan, b, i, self.k)))
         if self.kind: cols['row'], cols['range'] = coded(acts.x.transpose(1, 2)[b, i], plan.counted[b], ~plan.pad[b], self.kind)
         return Entries(b, i, acts.maximum[b, i], cols, count)

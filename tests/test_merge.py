@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from mmneuron_nb.errors import MMNeuronError, StoreError
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.neurons import modality_types
@@ -136,3 +137,37 @@ def test_integer_ids_break_ties_as_numbers(world):
     store = record(vlm, [replace(one, id=i) for i in (10, 9, 100, 1)], **(kw | dict(top=3)))
     assert store.ids == [1, 9, 10, 100]
     assert (store.ds.top_sample.values == [0, 1, 2]).all()  # equal samples: the smaller ids win
+
+
+@pytest.mark.parametrize('what, other', [
+    ('another weights', lambda vlm, s, kw: record(VLM(*tiny_llava(seed=7, layers=2, neurons=48)), s[4:8], **kw)),
+    ('different top', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(top=3))),
+    ('different site', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(site='post'))),
+    ('different modules', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(modules=('lm',)))),
+    ('different layers', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(layers=[0]))),
+    ('1 samples are in both stores', lambda vlm, s, kw: record(vlm, s[3:8], **kw)),
+    ('stand for other texts or images', lambda vlm, s, kw: record(vlm, [renamed(s[5], s[3].id)], **kw)),
+    ('stand for other texts or images', lambda vlm, s, kw: record(vlm, [s[5], renamed(s[3], s[3].id, prompt='what?')], **kw)),
+    ('strings and numbers', lambda vlm, s, kw: record(vlm, [renamed(s[5], 1)], **kw)),
+], ids=str)
+def test_merge_refuses(what, other, tmp_path):
+    vlm, samples = VLM(*tiny_llava(seed=1, layers=2, neurons=48)), tiny_samples(8, seed=1)
+    kw = dict(top=7, random=6, modules=('vision', 'lm'), progress=False)
+    mine = record(vlm, samples[:4], **kw)
+    theirs = other(vlm, samples, kw)
+    for a, b in ((mine, theirs), (theirs, mine)):
+        with pytest.raises(MMNeuronError, match=what): a.merge(b, tmp_path/'both.zarr')
+    assert not list(tmp_path.iterdir())
+
+
+def renamed(sample, i, **kw):
+    from dataclasses import replace
+    return replace(sample, id=i, **kw)
+
+
+def test_the_same_picture_under_another_name_is_another_sample():
+    vlm, samples = VLM(*tiny_llava(seed=1, layers=2, neurons=48)), tiny_samples(4, seed=1)
+    kw = dict(top=7, random=6, progress=False)
+    both = record(vlm, samples, **kw).merge(record(vlm, [renamed(samples[0], 'copy')], **kw))
+    assert both.ids == sorted([*[s.id for s in samples], 'copy'])
+    with pytest.raises(StoreError, match='exists'): record(vlm, samples, **kw).merge(record(vlm, [renamed(samples[0], 'copy')], **kw), __file__)

@@ -108,7 +108,7 @@ def test_store_is_a_property_of_model_and_samples(vlm, tmp_path):
 
 
 def test_token_rows(vlm, tmp_path):
-    kept = record(vlm, SAMPLES, tmp_path/'k.zarr', modules=vlm.modules, keep_tokens=True, **KW)
+    kept = record(vlm, SAMPLES, tmp_path/'k.zarr', modules=vlm.modules, keep_tokens='float32', **KW)
     from mmneuron_nb import open_store
     closed = open_store(tmp_path/'k.zarr')
     for m in vlm.modules:

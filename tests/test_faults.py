@@ -1,14 +1,15 @@
 """Faults, tried for real: killed at random moments, interrupted, disk full. Nothing is lost, nothing is counted twice."""
-import json, os, random, re, resource, signal, subprocess, sys, time, warnings
+import json, multiprocessing as mp, os, random, re, resource, signal, subprocess, sys, time, warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mmneuron_nb.errors import SampleError, StoreError
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import recorder, repair
+from mmneuron_nb.recording import Moments, recorder, repair
 from mmneuron_nb.recording.places import disk_full, hashes, read_sealed, sizes
 from mmneuron_nb.recording.store import open_store, to_state
 
@@ -49,19 +50,35 @@ def start(out, **kw):
     return p
 
 
-def test_killed_at_random_moments_gives_the_same_bits(whole, tmp_path):
-    rng, kills, out = random.Random(5), 0, tmp_path/'run.zarr'
-    while not out.exists() and kills < 12:
-        p = start(out)
-        time.sleep(rng.uniform(.05, .8))
-        p.send_signal(signal.SIGKILL)
-        p.wait()
-        kills += not out.exists()
-    if not out.exists(): assert start(out).wait(timeout=120) == 0
-    assert kills >= 2, 'the run must be killed more than once to mean something'
-    equal(whole, open_store(out))
-    assert start(out).wait(timeout=60) == 0     # a finished run is returned, and what lay beside it is gone
-    assert sorted(f.name for f in tmp_path.iterdir()) == ['run.zarr']
+def child(out, kw):
+    "In a forked process: a recording with a checkpoint after every batch."
+    torch.set_num_threads(1)
+    recorder.Checkpoint.due = lambda self: True
+    vlm = VLM(*tiny_llava(seed=4, layers=2, neurons=48))
+    recorder.record(vlm, tiny_samples(40, seed=4), out, **kw)
+
+
+@pytest.mark.parametrize('keep', [False, True], ids=['statistics', 'token rows'])
+def test_killed_at_twenty_random_moments_gives_the_same_bits(tmp_path, keep):
+    kw, rng, kills, done = KW | dict(keep_tokens=keep, stats=[Moments()]), random.Random(5 + keep), 0, 0
+    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4)
+    whole = recorder.record(vlm, samples, **kw)
+    while kills < 20 or not done:
+        out = tmp_path/f'run{done}.zarr'
+        p = mp.get_context('fork').Process(target=child, args=(out, kw))
+        p.start()
+        p.join(rng.uniform(.05, .9) if kills < 20 else None)
+        if p.exitcode is None:
+            os.kill(p.pid, signal.SIGKILL)
+            p.join()
+            kills += 1
+        else: assert p.exitcode == 0
+        if out.exists():
+            equal(whole, open_store(out))
+            done += 1
+            recorder.record(vlm, samples, out, **kw)      # a finished run is returned, and what lay beside it is gone
+            assert not out.with_name(out.name + '.partial').exists()
+    print(f'{kills} kills, {done} runs finished')
 
 
 def test_ctrl_c_saves_first(whole, tmp_path):
@@ -73,6 +90,71 @@ def test_ctrl_c_saves_first(whole, tmp_path):
     assert (tmp_path/'run.zarr.partial'/'state.safetensors').exists()
     assert start(tmp_path/'run.zarr').wait(timeout=60) == 0
     equal(whole, open_store(tmp_path/'run.zarr'))
+
+
+def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
+    p = start(tmp_path/'run.zarr')
+    time.sleep(.4)
+    p.terminate()
+    _, err = p.communicate(timeout=60)
+    assert p.returncode and 'of 40 samples. The same call goes on from there.' in err, err[-2000:]
+    assert start(tmp_path/'run.zarr').wait(timeout=60) == 0
+    equal(whole, open_store(tmp_path/'run.zarr'))
+
+
+def test_clock_that_jumps(whole, tmp_path, monkeypatch):
+    jumps = random.Random(0)
+    monkeypatch.setattr(time, 'time', lambda: jumps.uniform(-1e9, 4e9))
+    equal(whole, recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4), tmp_path/'run.zarr', **KW))
+
+
+def test_nan_in_one_layer_keeps_the_sample_out_of_all(tmp_path):
+    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4)
+    act, bad = vlm.model.get_submodule(vlm.sites('lm')[1].act), samples[7].id
+    encode = recorder.read_batch
+    def read(vlm, group, state):      # the second layer breaks, for one sample
+        rows = [n for n, e in enumerate(group) if e.sample.id == bad]
+        def poison(mod, args, out):
+            out = out.clone()
+            out[rows, 3, 5] = float('nan')
+            return out
+        handle = act.register_forward_hook(poison)
+        try: return encode(vlm, group, state)
+        finally: handle.remove()
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(recorder, 'read_batch', read)
+        store = recorder.record(vlm, samples, tmp_path/'run.zarr', **KW)
+    assert [d['id'] for d in store.skipped] == [bad] and 'lm.L1' in store.skipped[0]['reason']
+    equal(recorder.record(vlm, [s for s in samples if s.id != bad], **KW), store)
+
+
+def test_no_room_for_token_rows(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    vlm, samples, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), KW | dict(keep_tokens=True)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
+        with pytest.raises(StoreError, match='No room for token rows'): recorder.record(vlm, samples, tmp_path/'run.zarr', **kw)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    equal(recorder.record(vlm, samples, **kw), recorder.record(vlm, samples, tmp_path/'run.zarr', **kw))
+
+
+def test_token_rows_that_were_lost_are_made_again(tmp_path):
+    vlm, samples, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(30, seed=4), KW | dict(keep_tokens=True)
+    whole, forward, n = recorder.record(vlm, samples, **kw), vlm.forward, []
+    def stop(*a, **k):
+        n.append(1)
+        if len(n) > 11: raise KeyboardInterrupt
+        return forward(*a, **k)
+    vlm.forward = stop
+    with pytest.raises(KeyboardInterrupt): recorder.record(vlm, samples, tmp_path/'run.zarr', **kw)
+    vlm.forward = forward
+    rows = sorted((tmp_path/'run.zarr.partial'/'rows').iterdir())
+    assert len(rows) >= 2*(1 + 2 + 1)
+    rows[0].unlink()                                            # one file gone, one cut, one written by a stranger
+    rows[4].write_bytes(rows[4].read_bytes()[:-1])
+    tags = next(r for r in rows if r.name == 'lm.L1.tags')
+    tags.write_bytes(np.roll(np.fromfile(tags, np.int64), 1).tobytes())
+    equal(whole, recorder.record(vlm, samples, tmp_path/'run.zarr', **kw))
 
 
 def test_full_disk_is_named_and_the_run_goes_on_later(whole, tmp_path):
@@ -106,8 +188,8 @@ def test_damaged_checkpoint_is_refused_by_name(tmp_path):
 
 def test_target_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(StoreError, match='Cannot write'):
-        recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(4), tmp_path/'file'/'run.zarr', **KW)
+    for out in (tmp_path/'file'/'run.zarr', Path('/proc/run.zarr')):     # a folder that cannot be made, one that nobody may write to
+        with pytest.raises(StoreError, match='Cannot write'): recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(4), out, **KW)
 
 
 def test_every_damaged_file_is_named(tmp_path):

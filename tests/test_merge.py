@@ -11,7 +11,8 @@ from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.neurons import modality_types
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.recording.stats import TopN, make_key, split_key
+from mmneuron_nb.recording.statistics import ActiveCounts, Acts, Kept, Moments, RoleMaximum, Statistic
+from mmneuron_nb.recording.stats import Plan, TopN, make_key, split_key
 
 few = [0., -0., 1., -1., 1.5, 1e-45, -1e-45, 3e38, -3e38]  # few values: many ties
 value = st.one_of(st.sampled_from(few), st.floats(width=32, allow_nan=False, allow_infinity=False))
@@ -49,6 +50,50 @@ def test_top_n_is_one_pass_in_any_order_and_any_split(rows, n, rng):
     assert same(a().merge(b().merge(c())), whole)
 
 
+class Negative(Statistic):
+    name, dims, domains = 'negative', ('role',), True
+    def reduce(self, acts): return acts.count_by_role(acts.x < 0)
+
+
+class Mean(Statistic):
+    name, domains = 'mean', True
+    def reduce(self, acts): return acts.x.double().mean(1)
+
+
+class Least(Statistic):
+    name, combine = 'least', 'min'
+    def reduce(self, acts): return acts.x.amin(1)
+
+
+moderate = st.one_of(st.sampled_from(few[:7] + [1e4, -1e4]), st.floats(-1e5, 1e5, width=32))
+
+
+@pytest.mark.parametrize('kind', [ActiveCounts, Moments, RoleMaximum, Negative, Mean, Least])
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_statistics_are_one_pass_in_any_order_and_any_split(kind, data):
+    n, tokens, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
+    draw = lambda what, *shape: torch.tensor(data.draw(st.lists(what, min_size=math.prod(shape), max_size=math.prod(shape)))).reshape(shape)
+    x, roles, domain = draw(moderate, n, tokens, width).float(), draw(st.integers(0, 4), n, tokens).to(torch.uint8), draw(st.integers(0, 1), n)
+    def fed(rows, size):
+        stat = kind().fresh(width, 2)
+        for k in range(0, len(rows), size):
+            r = rows[k:k + size]
+            kept = Kept(torch.ones(len(r), dtype=torch.bool), torch.tensor(r), domain[r])
+            stat.update(stat.ready(stat.reduce(Acts(x[r], Plan(roles[r]), x[r].amax(1))), kept), kept)
+        return stat
+    same = lambda a, b: a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    whole, rng = fed(list(range(n)), n).arrays(), data.draw(st.randoms(use_true_random=False))
+    rows = rng.sample(range(n), n)
+    cut = sorted(rng.choices(range(n + 1), k=2))
+    a, b, c = (lambda p=p: fed(p, rng.randint(1, 4)) for p in (rows[:cut[0]], rows[cut[0]:cut[1]], rows[cut[1]:]))
+    assert same(whole, fed(rows, rng.randint(1, 4)).arrays())
+    assert same(whole, a().merge(b()).merge(c()).arrays()) and same(whole, c().merge(b().merge(a())).arrays())
+    back = kind().fresh(width, 2)
+    back.load(fed(rows[:cut[1]], 2).arrays())
+    assert same(whole, back.merge(fed(rows[cut[1]:], 2)).arrays())
+
+
 @settings(max_examples=300, deadline=None)
 @given(value, value, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_keys_order_like_value_then_sample(a, b, i, j):
@@ -77,7 +122,7 @@ def test_store_does_not_depend_on_batches_order_or_shards(world, trial, tmp_path
     vlm, samples, kw, whole = world
     rng = random.Random(trial)
     mixed = rng.sample(samples, len(samples))
-    equal(whole, record(vlm, mixed, batch_size=rng.choice([1, 2, 3, 5, 13]), **kw))
+    equal(whole, record(vlm, mixed, batch_size=rng.choice([1, 2, 3, 5, 13]), max_tokens_per_batch=rng.choice([1, 150, 400, None]), workers=trial % 3, **kw))
     cut = sorted(rng.sample(range(1, len(mixed)), 2))
     a, b, c = (record(vlm, p, batch_size=rng.choice([1, 4, 7]), **kw) for p in (mixed[:cut[0]], mixed[cut[0]:cut[1]], mixed[cut[1]:]))
     equal(whole, a.merge(b).merge(c))

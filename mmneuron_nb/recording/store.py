@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROW_CACHE', 'TOLERANCE', 'TokenRow', 'token_strings', 'words_of', 'ActivationStore', 'from_state', 'open_store',
-           'read_manifest', 'lost_manifest', 'check', 'same_model', 'attach', 'connect', 'as_recorded', 'tokens',
-           'token_row', 'to_state', 'merged_facts', 'merge_stores', 'refuse_overlap']
+           'read_manifest', 'lost_manifest', 'check', 'same_model', 'attach', 'connect', 'as_recorded', 'counted_roles',
+           'tokens', 'token_row', 'to_state', 'merged_facts', 'merge_stores', 'refuse_overlap']
 
 # %% ../../nbs/api/recording/07_store.ipynb #568bd67e
 from collections import OrderedDict
@@ -21,6 +21,8 @@ from ..models.encoding import append_answer
 from .batches import encode_batch, encode_sample, listed, sample_hash
 from .files import damaged, make_manifest, manifest_parts, module_dataset, refuse_damaged, sample_dataset, standing, with_coords, write_store
 from .places import Lock, make_folder, read_sealed, remove_folder, zarr_store
+from .rows import decoded
+from .stats import CODES
 from .state import RunState, load_module, load_table, merge, row_roles, table_row
 
 # %% ../../nbs/api/recording/07_store.ipynb #10291eff
@@ -180,12 +182,16 @@ def _activations(store, sample, module, layer):
     return store._cache[key]
 
 # %% ../../nbs/api/recording/07_store.ipynb #fc681dac
+def counted_roles(store): return CODES if store.options.count_template else CODES[:3] # of tokens that may own a maximum
+
 def _kept_row(store, neuron, p, i, rank, number, peak):
     "A row that was kept while recording; roles, words and boxes come from the sample table and the manifest."
     module, pieces = neuron[0], store.manifest['pieces']
     domain, ids, runs, boxes = table_row(store._table, number, module)
     roles, ids = row_roles(runs, ids, pieces['image'])
-    values, keep = store.module(module).top_row[p, i, rank].values[:len(roles)], roles != PAD
+    ds, keep = store.module(module), roles != PAD
+    codes, span = ds.top_row[p, i, rank].values[:len(roles)], ds.top_range[p, i, rank].values
+    values = decoded(codes, span, np.isin(roles, counted_roles(store)))
     places = iter(boxes)
     at = [tuple(map(float, next(places))) if r == VISUAL else None for r in roles] if len(boxes) else None
     at = at and [b if b and b[0] == b[0] else None for b, k in zip(at, keep) if k]
@@ -219,7 +225,7 @@ def token_row(store, neuron, rank, sample, peak, value=None):
     roles, values = lay.roles[0].numpy()[keep], acts[keep, i].copy()
     ids = np.full(len(roles), store.vlm.image_token_id) if lay.ids is None else lay.ids[0].numpy()[keep]
     if value is not None:
-        counted = np.isin(roles, (1, 2, 3, 4) if store.options.count_template else (1, 2, 3))
+        counted = np.isin(roles, counted_roles(store))
         got = values[counted].max()
         if abs(got - value) > TOLERANCE[store.manifest['model']['dtype'] == 'float32']*max(1, abs(value)):
             raise StoreError(f'{neuron_name(neuron)} gives {got:.4g} on sample {sample.id!r}, but {value:.4g} was recorded;',
@@ -236,9 +242,13 @@ def to_state(store):
     st = RunState(store.sites, store.options, store.ids, store.manifest['domains'])
     st.skipped = {d['id']: d['reason'] for d in store.skipped}
     tensors = lambda ds: {k: torch.from_numpy(np.array(v.values)) for k, v in ds.data_vars.items()}
-    for m in store.modules: load_module(st, m, tensors(store.module(m)), store.ids)
+    for m in store.modules: load_module(st, m, _module_tensors(store.module(m)), store.ids)
     load_table(st, tensors(store._samples), store.ids)
     return st
+
+def _module_tensors(ds): # kept rows are read layer by layer, when they are asked for
+    rows = dict(top_row=lambda l: ds.top_row[l].values) if 'top_row' in ds else {}
+    return {k: torch.from_numpy(np.array(v.values)) for k, v in ds.data_vars.items() if k != 'top_row'} | rows
 
 def merged_facts(*facts):
     "Seconds and samples of several runs together."

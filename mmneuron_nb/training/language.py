@@ -155,12 +155,12 @@ def all_features(tower, pixels, path, size=100): # float16 [n, tokens, width], i
     part.rename(path)
     return np.load(path)
 
-def language_loss(llava, tok, features, patches, size=16, seed=SEED): # returns f(step) for `fit`
+def language_loss(llava, tok, features, patches, size=16, seed=SEED, more=MORE): # returns f(step) for `fit`
     "The loss of one step; which question of a kind is asked changes from epoch to epoch."
     import torch
     def loss_of(step):
         rows = np.sort(batch_rows(step, size, len(features), 1))
-        batch = collate([pack(tok, turns(make_plan(seed, int(i)), Dice('turn', int(i), step))) for i in rows])
+        batch = collate([pack(tok, turns(make_plan(seed, int(i)), Dice('turn', int(i), step), more)) for i in rows])
         with torch.autocast('cpu', torch.bfloat16):
             loss, right, _, _, out = turn_losses(llava, torch.from_numpy(features[rows].astype(np.float32)), batch)
             point, hit = pointing(llava, out, batch, torch.from_numpy(patches[rows].astype(np.int64)))

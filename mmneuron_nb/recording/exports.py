@@ -63,12 +63,12 @@ def _no_rows():
     return pd.DataFrame(dict(sample=[], domain=[], value=[]), pd.MultiIndex.from_arrays([[]]*4, names=['module', 'layer', 'neuron', 'rank']))
 
 # %% ../../nbs/api/recording/08_exports.ipynb #78e2e542
-def to_safetensors(store, path):
+def to_safetensors(store, path, rows=False): # rows: also the kept token rows, which may be larger than memory
     "Write all arrays to one safetensors file; its metadata holds, as JSON under 'store', what the axes mean. Returns the path; raises `OptionError`, `StoreError`."
     from safetensors.numpy import save_file
     path = check_path(path)
     if path.suffix != '.safetensors': raise OptionError(f'{path.name!r} is no name for such a file: end it with .safetensors.')
-    arrays = {f'{m}/{k}': v for m in store.modules for k, v in store.module(m).data_vars.items()}
+    arrays = {f'{m}/{k}': v for m in store.modules for k, v in store.module(m).data_vars.items() if rows or k != 'top_row'}
     core = {k: store.manifest[k] for k in ('format', 'model', 'options', 'domains', 'sites', 'ids', 'skipped', 'exact', 'versions')}
     core['dims'] = {k: list(v.dims) for k, v in arrays.items()}
     core['coords'] = {m: {k: v.values.tolist() for k, v in store.module(m).coords.items()} for m in store.modules}

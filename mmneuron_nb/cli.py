@@ -12,7 +12,7 @@ from dataclasses import fields
 from .commands import demo, describe_command, record_command, report_command
 from .data.readers import READERS
 from .errors import MMNeuronError
-from .recording.recorder import record
+from .recording.recorder import ENGINES, record
 from .recording.state import Options
 
 # %% ../nbs/api/91_cli.ipynb #bbffb422
@@ -22,9 +22,10 @@ HELP = dict(top='samples of largest maximum kept per neuron', random='random sam
             domains='count active tokens per domain', count_template='template tokens may own a maximum', keep_tokens='keep the token rows of all top entries in the store',
             answers='given, generate or none', max_new_tokens='of generated answers', seed='of the random samples', batch_size='samples per forward pass at most; changes speed, never the result',
             max_tokens_per_batch='padded tokens per forward pass at most, auto (8192 on a CPU, 32768 on a GPU) or none', workers='processes that decode and process images',
-            on_bad='raise, or skip: list a sample that cannot be encoded or does not fit into memory, and go on', resume='go on from an interrupted run', overwrite='replace what is at --out', engine='where to run')
+            on_bad='raise, or skip: list a sample that cannot be encoded or does not fit into memory, and go on', resume='go on from an interrupted run', overwrite='replace what is at --out', engine='where to run: in this process, or on the machines of a Ray cluster',
+            stats='further statistics: power_sums, role_maximum, with commas')
 
-CHOICES = dict(site=('act', 'post'), answers=('given', 'generate', 'none'), on_bad=('raise', 'skip'), engine=('local',))
+CHOICES = dict(site=('act', 'post'), answers=('given', 'generate', 'none'), on_bad=('raise', 'skip'), engine=ENGINES)
 
 def words(text): return tuple(w for w in text.split(',') if w)
 def numbers(text): return tuple(int(w) for w in text.split(','))
@@ -76,6 +77,8 @@ def parser():
     add_model(r, True)
     r.add_argument('--out', required=True, help='folder of the store, such as run.zarr')
     for name in HELP: add_option(r, name)
+    r.add_argument('--address', help="with --engine ray: HOST:PORT of a cluster, or auto (default: $RAY_ADDRESS, else a cluster of this machine alone)")
+    r.add_argument('--engine-option', type=pair, action='append', default=[], metavar='KEY=VALUE', help='with --engine ray: actors=8, num_gpus=1, num_cpus=4, portion=64, retries=3; may be repeated')
     s = new('describe', 'modules, layers, widths and numbers of neurons of a model')
     s.add_argument('model', help="folder or hub id (its configuration is enough), or 'toy'")
     s.add_argument('--load', action='store_true', help='load and check the model; adds tokens, type, place and memory')
@@ -98,6 +101,7 @@ def main(argv=None):
     command, as_json = a.pop('command'), a.pop('json')
     progress = not (a.pop('quiet') or as_json)
     if 'reader' in a: a['reader'] = dict(a['reader'])
+    if 'engine_option' in a: a['engine_options'] = dict(a.pop('engine_option')) | {k: v for k, v in dict(address=a.pop('address')).items() if v} or None
     try: out = COMMANDS[command](**a, progress=progress)
     except MMNeuronError as e:
         print(json.dumps(dict(error=type(e).__name__, message=str(e))) if as_json else f'mmneuron: {e}', file=sys.stderr)

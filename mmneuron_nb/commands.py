@@ -8,6 +8,7 @@ __all__ = ['type_summary', 'run_facts', 'report_rows', 'types_of', 'demo', 'load
 
 # %% ../nbs/api/90_commands.ipynb #3242e4a2
 import time
+from functools import partial
 from pathlib import Path
 import pandas as pd
 from .errors import OptionError, check_path, check_whole
@@ -95,7 +96,9 @@ def record_command(model, data, out, dtype='auto', device=None, limit=None, shuf
     from mmneuron_nb import record
     samples, source = load_samples(data, limit, shuffle, **(reader or {}))
     if progress and source is not None: print('\n'.join([str(source), *(f'  row {s.row}: {s.reason} {s.detail}' for s in source.skipped[:10]), *(['  ...'] if len(source.skipped) > 10 else [])]))
-    vlm = load_model(model, dtype, device, progress)
+    far = options.get('engine') == 'ray' # then each actor loads the model for itself, and only they need a GPU
+    vlm = load_model(model, dtype, None if far else device, progress)
+    if far: options['engine_options'] = dict(load=partial(load_model, model, dtype, device, False), num_gpus=int('cuda' in str(device))) | (options.get('engine_options') or {})
     store = record(vlm, samples, out=out, progress=progress, **options)
     if progress: print(store)
     return dict(store=str(out), samples=len(store), skipped=store.skipped, reader_skipped=[s._asdict() for s in source.skipped] if source is not None else [],

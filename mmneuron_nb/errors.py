@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MMNeuronError', 'ModelError', 'SiteError', 'SampleError', 'ActivationError', 'StoreError', 'OptionError',
-           'SceneError', 'ExtraMissing', 'shown', 'check_whole', 'check_number', 'check_path']
+           'SceneError', 'WorkerError', 'ExtraMissing', 'shown', 'check_whole', 'check_number', 'check_path']
 
 # %% ../nbs/api/00_errors.ipynb #0ec33739
 import re
@@ -26,6 +26,7 @@ class ActivationError(MMNeuronError, ArithmeticError): "A NaN or an infinity whe
 class StoreError(MMNeuronError, OSError): "A store that cannot be read, written, merged or continued."
 class OptionError(MMNeuronError, ValueError): "An option outside what is possible, or outside what was recorded."
 class SceneError(MMNeuronError, ValueError): "A drawn scene that cannot be made as asked."
+class WorkerError(MMNeuronError, RuntimeError): "A process or machine that does part of a run was lost again and again, or sees other files or another model than the one who asked."
 class ExtraMissing(MMNeuronError, ImportError): "An optional dependency is missing; the message names the `pip install` that brings it."
 
 # %% ../nbs/api/00_errors.ipynb #32106bfc

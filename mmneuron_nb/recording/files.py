@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK', 'ROWS', 'WHOLE', 'EXACT', 'module_dataset', 'with_coords', 'sample_dataset', 'one_thread', 'write_group',
            'damaged', 'refuse_damaged', 'standing', 'write_store', 'write_rows', 'write_seals', 'make_manifest',
-           'manifest_parts', 'Checkpoint', 'load_checkpoint', 'refuse_other']
+           'manifest_parts', 'pack', 'unpack', 'Checkpoint', 'load_checkpoint', 'refuse_other']
 
 # %% ../../nbs/api/recording/06_files.ipynb #56c13ee2
 import json, tempfile, time
@@ -164,6 +164,28 @@ def manifest_parts(manifest):
     opts = Options(**(o | dict(modules=tuple(o['modules']), layers=None if o['layers'] is None else tuple(o['layers']))))
     return [Site(**s) for ss in manifest['sites'].values() for s in ss], opts
 
+# %% ../../nbs/api/recording/06_files.ipynb #16d87bac
+def pack(state, key=None, rows=False): # key: JSON-able description of what is recorded; rows: with the kept token rows, which a checkpoint has in files of their own
+    "A `RunState` as the bytes of one safetensors file."
+    from safetensors.torch import save
+    state.flush()
+    tensors = {f'{m}/{k}': v.contiguous() for m in state.modules for k, v in module_arrays(state, m, rows).items()}
+    tensors |= {f'table/{k}': v for k, v in table_arrays(state).items()}
+    return save(tensors, dict(key=json.dumps(key), ids=json.dumps(sorted_ids(state.table)), skipped=json.dumps(list(state.skipped.items()))))
+
+def unpack(data, state):
+    "A fresh `state` of the same plan, filled from what `pack` returned."
+    from safetensors.torch import load
+    data = bytes(data) # of whatever buffer
+    return _fill(state, json.loads(data[8:8 + int.from_bytes(data[:8], 'little')])['__metadata__'], load(data))
+
+def _fill(state, meta, tensors):
+    done, part = json.loads(meta['ids']), lambda p: {k.removeprefix(p + '/'): v for k, v in tensors.items() if k.startswith(p + '/')}
+    state.skipped = {i: r for i, r in json.loads(meta['skipped'])}
+    for m in state.modules: load_module(state, m, part(m), done)
+    load_table(state, part('table'), done)
+    return state
+
 # %% ../../nbs/api/recording/06_files.ipynb #9f5497a8
 class Checkpoint:
     "The unfinished run on disk: `save` and `load` a `RunState`; a lock keeps a second writer out."
@@ -180,16 +202,13 @@ class Checkpoint:
         return time.monotonic() - self.last > max(2., 20*self.cost)
 
     def save(self, state):
-        from safetensors.torch import save
         start = time.monotonic()
         state.flush()
         for top in (t for m in state.modules.values() for t in m.top):
             if top.rows is not None: top.rows.sync()
-        tensors = {f'{m}/{k}': v.contiguous() for m in state.modules for k, v in module_arrays(state, m, rows=False).items()}
-        tensors |= {f'table/{k}': v for k, v in table_arrays(state).items()}
-        meta = dict(key=json.dumps(self.key), ids=json.dumps(sorted_ids(state.table)), skipped=json.dumps(list(state.skipped.items())))
+        data = pack(state, self.key)
         self.lock.beat()
-        write_atomic(self.file, save(tensors, meta))
+        write_atomic(self.file, data)
         self.last = time.monotonic(); self.cost = self.last - start
 
     def close(self, remove=False):
@@ -207,12 +226,7 @@ def load_checkpoint(ckpt, state):
     except Exception as e: raise StoreError(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});',
                                             f'delete {str(ckpt.dir)!r} to begin anew.') from e
     refuse_other(json.loads(meta['key']), ckpt.key, ckpt.dir)
-    done = json.loads(meta['ids'])
-    state.skipped = {i: r for i, r in json.loads(meta['skipped'])}
-    part = lambda p: {k.removeprefix(p + '/'): v for k, v in tensors.items() if k.startswith(p + '/')}
-    for m in state.modules: load_module(state, m, part(m), done)
-    load_table(state, part('table'), done)
-    return state
+    return _fill(state, meta, tensors)
 
 def refuse_other(have, want, where):
     "Raise `StoreError` naming the first thing in which two runs differ."

@@ -1,6 +1,6 @@
 """A store at the size of LLaVA-1.5-7B's language model (32 x 11,008 neurons, top 50, K = 8, 50 random samples x 9 shares, 5 domains, 23,000 samples).
 
-    python benchmarks/store.py [--layers 32 --width 11008 --folder DIR --keep]
+    python benchmarks/store.py [--layers 32 --width 11008 --tokens 704 --folder DIR --keep]     # --tokens: token rows as well, 13 GB
 
 Written a layer at a time, so that memory stays small; then opened and asked. Values have the 8 bits of bfloat16, as a recording of such a model has.
 Reads are of files that the system may still hold in memory; the first neuron is the first read after opening.
@@ -31,7 +31,7 @@ def bf16(x): return torch.from_numpy(x.astype(np.float32)).bfloat16().float().nu
 def silu(x): return x/(1 + np.exp(-x))
 
 
-def layer(l, width, samples, rng, top=50, order=8, random=50):
+def layer(l, width, samples, rng, tokens, top=50, order=8, random=50):
     "The Dataset of one layer: maxima over many tokens, the next largest below them, a few tokens of random samples."
     scale = rng.lognormal(0, .5, (width, 1))
     high = np.sort(scale*(2 + rng.gumbel(0, .6, (width, top))), 1)[:, ::-1]
@@ -41,6 +41,8 @@ def layer(l, width, samples, rng, top=50, order=8, random=50):
     arrays = dict(top_value=np.maximum(visual[..., 0], text[..., 0]), top_sample=rng.integers(samples, size=(width, top), dtype=np.int32), top_visual=visual, top_text=text,
                   random_max=bf16(silu(scale*(1.5 + rng.gumbel(0, .6, (width, random))))), random_visual=share(-.5), random_text=share(-.8),
                   active=rng.integers(2_600_000, size=(width, len(DOMAINS), 4)))
+    if tokens: # a byte each, few of them large
+        arrays |= dict(top_row=np.minimum(rng.standard_exponential((width, top, tokens), np.float32)*25, 255).astype(np.uint8), top_range=bf16(rng.normal(size=(width, top, 4))))
     shared = dict(random_sample=np.arange(random, dtype=np.int32), tokens=np.full((len(DOMAINS), 4), 2_600_000))
     data = {k: (DIMS[k], v[None]) for k, v in arrays.items()} | {k: (DIMS[k], v) for k, v in shared.items()}
     return xr.Dataset(data, dict(layer=[l], share=[float(s) for s in SHARES]))
@@ -55,13 +57,13 @@ def table(samples, rng):
     return xr.Dataset(out)
 
 
-def write(folder, layers, width, samples):
+def write(folder, layers, width, samples, tokens):
     rng = np.random.default_rng(0)
-    for l in range(layers): write_group(folder, 'lm', layer(l, width, samples, rng), layers=range(layers))
+    for l in range(layers): write_group(folder, 'lm', layer(l, width, samples, rng, tokens), layers=range(layers))
     write_group(folder, 'samples', table(samples, rng))
     sites = [Site('lm', l, width, 'act', f'l{l}', f'l{l}.act', f'l{l}.down', True) for l in range(layers)]
     ids = [f'sample-{i:06}' for i in range(samples)]
-    state = SimpleNamespace(opts=Options(), domains=DOMAINS, sites=dict(lm=sites), table=dict.fromkeys(ids), skipped={})
+    state = SimpleNamespace(opts=Options(keep_tokens=bool(tokens)), domains=DOMAINS, sites=dict(lm=sites), table=dict.fromkeys(ids), skipped={})
     model = dict.fromkeys(('weights', 'config', 'tokenizer', 'image_processor', 'template'), '0') | dict(model='synthetic 7B', dtype='bfloat16')
     write_seals(folder, make_manifest(state, model, dict(samples=dict.fromkeys(ids, '0123456789abcdef'))), dict(device='cpu'))
 
@@ -81,12 +83,15 @@ def measure(path):
     rng, rows = np.random.default_rng(1), {}
     opened, store = timed(lambda: open_store(path), 3)
     rows['open'] = (max(opened), 1.)
-    ds = store.ds
+    ds = store.ds.drop_vars('top_row', errors='ignore')
     neuron = lambda: ds.isel(layer=int(rng.integers(ds.sizes['layer'])), neuron=int(rng.integers(ds.sizes['neuron']))).load()
     rows['one neuron, all arrays, first'] = (timed(neuron)[0][0], None)
     seconds = timed(neuron, 30)[0]
     rows['one neuron, all arrays, median of 30'] = (statistics.median(seconds), .02)
     rows['one neuron, all arrays, slowest of 30'] = (max(seconds), None)
+    if 'top_row' in store.ds:
+        row = lambda: store.ds.top_row[int(rng.integers(ds.sizes['layer'])), int(rng.integers(ds.sizes['neuron']))].values
+        rows['50 token rows of one neuron, median of 30'] = (statistics.median(timed(row, 30)[0]), .02)
     one = lambda: [ds[k].isel(layer=int(rng.integers(ds.sizes['layer']))).values for k in ('top_value', 'top_visual', 'top_text')]
     rows['one layer, maxima and order statistics, median of 5'] = (statistics.median(timed(one, 5)[0]), .2)
     rows['modality_types, all'] = (timed(lambda: modality_types(store))[0][0], 10.)
@@ -96,7 +101,7 @@ def measure(path):
 
 def main():
     p = argparse.ArgumentParser()
-    for k, v in dict(layers=32, width=11_008, samples=23_000).items(): p.add_argument(f'--{k}', type=int, default=v)
+    for k, v in dict(layers=32, width=11_008, samples=23_000, tokens=0).items(): p.add_argument(f'--{k}', type=int, default=v)
     p.add_argument('--folder', help='where to write; default: a temporary folder, removed at the end')
     p.add_argument('--keep', action='store_true', help='leave the store there')
     a = p.parse_args()
@@ -104,7 +109,7 @@ def main():
     home = Path(tempfile.mkdtemp(dir=a.folder))
     try:
         start = time.perf_counter()
-        write(home/'run.zarr', a.layers, a.width, a.samples)
+        write(home/'run.zarr', a.layers, a.width, a.samples, a.tokens)
         wrote = time.perf_counter() - start
         files = sizes(home/'run.zarr')
         array = lambda n: '/'.join(n.split('/')[:2])

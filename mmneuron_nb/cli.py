@@ -13,6 +13,7 @@ from .commands import demo, describe_command, record_command, report_command
 from .data.readers import READERS
 from .errors import MMNeuronError
 from .recording.recorder import ENGINES, record
+from .recording.rows import KINDS as ROW_KINDS
 from .recording.state import Options
 
 # %% ../nbs/api/91_cli.ipynb #bbffb422
@@ -36,7 +37,8 @@ KINDS, SHOWN = dict(layers=numbers, max_tokens_per_batch=limit, workers=int), di
 def add_option(p, name):
     "An option of `record`, with its default and its kind."
     flag, default = '--' + name.replace('_', '-'), DEFAULTS[name]
-    if isinstance(default, bool): return p.add_argument(flag, default=default, action=argparse.BooleanOptionalAction, help=f'{HELP[name]} (default: {default})')
+    if isinstance(default, bool) and name != 'keep_tokens': return p.add_argument(flag, default=default, action=argparse.BooleanOptionalAction, help=f'{HELP[name]} (default: {default})')
+    if name == 'keep_tokens': return p.add_argument(flag, nargs='?', const=True, default=default, choices=ROW_KINDS, help=f'{HELP[name]}, a byte per token or as {", ".join(ROW_KINDS[1:])}')
     kind = KINDS.get(name) or (words if isinstance(default, tuple) else type(default))
     shown = ','.join(default) if isinstance(default, tuple) else SHOWN.get(name, default)
     p.add_argument(flag, type=kind, default=default, choices=CHOICES.get(name), help=f'{HELP[name]} (default: {shown})')

@@ -9,7 +9,7 @@ from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.recording import Moments, RoleMaximum, Statistic
 from mmneuron_nb.recording.recorder import record
 from mmneuron_nb.recording.reduce import BatchReader
-from mmneuron_nb.recording.statistics import TopSamples
+from mmneuron_nb.recording.top import TopSamples
 from mmneuron_nb.recording.stats import Plan
 
 WAITS = {'_local_scalar_dense', 'item', 'tolist', 'nonzero', 'masked_select', 'equal', 'is_nonzero', '_unique2', 'unique_consecutive', 'bincount', 'repeat_interleave'}

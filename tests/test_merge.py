@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from mmneuron_nb.errors import MMNeuronError, StoreError
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.neurons import modality_types
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.recording.stats import TopN, make_key, split_key
+from mmneuron_nb.recording.statistics import ActiveCounts, Acts, Kept, Moments, RoleMaximum, Statistic
+from mmneuron_nb.recording.stats import Plan, TopN, make_key, split_key
 
 few = [0., -0., 1., -1., 1.5, 1e-45, -1e-45, 3e38, -3e38]  # few values: many ties
 value = st.one_of(st.sampled_from(few), st.floats(width=32, allow_nan=False, allow_infinity=False))
@@ -46,6 +48,50 @@ def test_top_n_is_one_pass_in_any_order_and_any_split(rows, n, rng):
     assert same(a().merge(b()), b().merge(a()))
     assert same(a().merge(b()).merge(c()), whole)
     assert same(a().merge(b().merge(c())), whole)
+
+
+class Negative(Statistic):
+    name, dims, domains = 'negative', ('role',), True
+    def reduce(self, acts): return acts.count_by_role(acts.x < 0)
+
+
+class Mean(Statistic):
+    name, domains = 'mean', True
+    def reduce(self, acts): return acts.x.double().mean(1)
+
+
+class Least(Statistic):
+    name, combine = 'least', 'min'
+    def reduce(self, acts): return acts.x.amin(1)
+
+
+moderate = st.one_of(st.sampled_from(few[:7] + [1e4, -1e4]), st.floats(-1e5, 1e5, width=32))
+
+
+@pytest.mark.parametrize('kind', [ActiveCounts, Moments, RoleMaximum, Negative, Mean, Least])
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_statistics_are_one_pass_in_any_order_and_any_split(kind, data):
+    n, tokens, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
+    draw = lambda what, *shape: torch.tensor(data.draw(st.lists(what, min_size=math.prod(shape), max_size=math.prod(shape)))).reshape(shape)
+    x, roles, domain = draw(moderate, n, tokens, width).float(), draw(st.integers(0, 4), n, tokens).to(torch.uint8), draw(st.integers(0, 1), n)
+    def fed(rows, size):
+        stat = kind().fresh(width, 2)
+        for k in range(0, len(rows), size):
+            r = rows[k:k + size]
+            kept = Kept(torch.ones(len(r), dtype=torch.bool), torch.tensor(r), domain[r])
+            stat.update(stat.ready(stat.reduce(Acts(x[r], Plan(roles[r]), x[r].amax(1))), kept), kept)
+        return stat
+    same = lambda a, b: a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    whole, rng = fed(list(range(n)), n).arrays(), data.draw(st.randoms(use_true_random=False))
+    rows = rng.sample(range(n), n)
+    cut = sorted(rng.choices(range(n + 1), k=2))
+    a, b, c = (lambda p=p: fed(p, rng.randint(1, 4)) for p in (rows[:cut[0]], rows[cut[0]:cut[1]], rows[cut[1]:]))
+    assert same(whole, fed(rows, rng.randint(1, 4)).arrays())
+    assert same(whole, a().merge(b()).merge(c()).arrays()) and same(whole, c().merge(b().merge(a())).arrays())
+    back = kind().fresh(width, 2)
+    back.load(fed(rows[:cut[1]], 2).arrays())
+    assert same(whole, back.merge(fed(rows[cut[1]:], 2)).arrays())
 
 
 @settings(max_examples=300, deadline=None)
@@ -91,3 +137,37 @@ def test_integer_ids_break_ties_as_numbers(world):
     store = record(vlm, [replace(one, id=i) for i in (10, 9, 100, 1)], **(kw | dict(top=3)))
     assert store.ids == [1, 9, 10, 100]
     assert (store.ds.top_sample.values == [0, 1, 2]).all()  # equal samples: the smaller ids win
+
+
+@pytest.mark.parametrize('what, other', [
+    ('another weights', lambda vlm, s, kw: record(VLM(*tiny_llava(seed=7, layers=2, neurons=48)), s[4:8], **kw)),
+    ('different top', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(top=3))),
+    ('different site', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(site='post'))),
+    ('different modules', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(modules=('lm',)))),
+    ('different layers', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(layers=[0]))),
+    ('1 samples are in both stores', lambda vlm, s, kw: record(vlm, s[3:8], **kw)),
+    ('stand for other texts or images', lambda vlm, s, kw: record(vlm, [renamed(s[5], s[3].id)], **kw)),
+    ('stand for other texts or images', lambda vlm, s, kw: record(vlm, [s[5], renamed(s[3], s[3].id, prompt='what?')], **kw)),
+    ('strings and numbers', lambda vlm, s, kw: record(vlm, [renamed(s[5], 1)], **kw)),
+], ids=str)
+def test_merge_refuses(what, other, tmp_path):
+    vlm, samples = VLM(*tiny_llava(seed=1, layers=2, neurons=48)), tiny_samples(8, seed=1)
+    kw = dict(top=7, random=6, modules=('vision', 'lm'), progress=False)
+    mine = record(vlm, samples[:4], **kw)
+    theirs = other(vlm, samples, kw)
+    for a, b in ((mine, theirs), (theirs, mine)):
+        with pytest.raises(MMNeuronError, match=what): a.merge(b, tmp_path/'both.zarr')
+    assert not list(tmp_path.iterdir())
+
+
+def renamed(sample, i, **kw):
+    from dataclasses import replace
+    return replace(sample, id=i, **kw)
+
+
+def test_the_same_picture_under_another_name_is_another_sample():
+    vlm, samples = VLM(*tiny_llava(seed=1, layers=2, neurons=48)), tiny_samples(4, seed=1)
+    kw = dict(top=7, random=6, progress=False)
+    both = record(vlm, samples, **kw).merge(record(vlm, [renamed(samples[0], 'copy')], **kw))
+    assert both.ids == sorted([*[s.id for s in samples], 'copy'])
+    with pytest.raises(StoreError, match='exists'): record(vlm, samples, **kw).merge(record(vlm, [renamed(samples[0], 'copy')], **kw), __file__)

@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-os.environ |= dict(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER='0', RAY_USAGE_STATS_ENABLED='0', RAY_AUTH_MODE='disabled')   # before Ray is imported: 127.0.0.1 only
+if 'OWN_CLUSTER' not in os.environ:     # before Ray is imported: 127.0.0.1 only; a process with a cluster of its own must see to that itself
+    os.environ |= dict(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER='0', RAY_USAGE_STATS_ENABLED='0', RAY_AUTH_MODE='disabled')
 
 import numpy as np
 import pytest
@@ -140,7 +141,9 @@ print('done', flush=True)
 def driver(out, address=''):
     "A process that records into `out`, in the middle of it."
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
-    if not address: del env['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'], env['RAY_AUTH_MODE']     # it must see to that itself
+    if not address:
+        env['OWN_CLUSTER'] = '1'
+        del env['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'], env['RAY_AUTH_MODE']
     p = subprocess.Popen([sys.executable, '-c', DRIVER, str(out), address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while not known(out):

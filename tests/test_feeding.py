@@ -149,6 +149,7 @@ def test_an_error_while_a_batch_is_counted_counts_nothing_twice(whole, k, tmp_pa
 
 
 def test_ctrl_c_while_a_batch_is_counted_waits_for_its_end(whole, tmp_path, monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)    # a job in the background ignores Ctrl-C
     commit, calls = recorder.commit, [0]
     def interrupted(reader):
         calls[0] += 1

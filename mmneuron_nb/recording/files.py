@@ -24,7 +24,7 @@ from .stats import SHARES
 
 # %% ../../nbs/api/recording/09_files.ipynb #e3460f0b
 def module_dataset(state, name, rows=True): # rows: with the kept token rows
-    "The xarray Dataset of one module of a `RunState`, dimensions as in `ModuleState.dims`."
+    "The xarray Dataset of one module of a `RunState`, dimensions as in the `dims` of `ModuleState`."
     import xarray as xr
     ds = xr.Dataset({k: (state.modules[name].dims[k], v.numpy()) for k, v in module_arrays(state, name, rows).items() if k != 'top_place'})
     return with_coords(ds, [s.layer for s in state.sites[name]], state.domains)

@@ -140,7 +140,7 @@ def longest(state, name):
     return max((int(r[at][:, 1].sum()) for r in state.table.values()), default=0)
 
 def module_arrays(state, name, rows=True): # rows: kept token rows as an array (False: their places in the files)
-    "Named CPU tensors of one module, dimensions as in `ModuleState.dims`."
+    "Named CPU tensors of one module, dimensions as in the `dims` of `ModuleState`."
     m, done = state.modules[name], {state.at[i]: n for n, i in enumerate(sorted_ids(state.table))}
     number = torch.full((len(state.ids) + 1,), -1, dtype=torch.int32) # the last entry serves free slots (order -1)
     for o, n in done.items(): number[o] = n

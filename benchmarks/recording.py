@@ -10,7 +10,7 @@ All methods take the same batches in one process and in turns, in an order that 
 not counted. What a method does once at the end (sorting a dump, sorting in what waits) is. Rows "at the rate of ..." begin with top lists so full that as many
 entries are admitted per sample as on average in a run of that many samples: a short run admits nearly all, which a real one does only at its beginning.
 """
-import argparse, copy, importlib.util, json, math, platform, resource, subprocess, sys, tempfile, time
+import argparse, copy, importlib.util, json, math, os, platform, resource, subprocess, sys, tempfile, time
 from collections import Counter
 from datetime import date
 from functools import lru_cache
@@ -42,7 +42,9 @@ def sync(vlm):
     if vlm.device.type == 'cuda': torch.cuda.synchronize()
 
 
-def peak_mb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+def peak_mb(): # of this process: `ru_maxrss` would hold the parent's memory from before it was another program
+    try: return next(int(l.split()[1]) for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM'))/1024
+    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
 
 
 class Plain:
@@ -199,7 +201,7 @@ def table(a):
         args = (vlm, samples, modules, folder)
         groups = list(batches(vlm, samples, opts, Feed(a.batch_size)))
         of, best = a.of, best_of(vlm, samples, groups, modules, folder, 1 + int(a.n*rate(50, a.of))) if a.of else None
-        for n in names: make(n, vlm, samples, modules, tempfile.mkdtemp(dir=folder)).batch(groups[0], encode_batch(vlm, groups[0], opts)) # warm up
+        for n in names if a.model == 'toy' else (): make(n, vlm, samples, modules, tempfile.mkdtemp(dir=folder)).batch(groups[0], encode_batch(vlm, groups[0], opts)) # warm up
         methods = {n: make(n, *args) for n in names}
         if of: methods |= {n + '+': make(n, *args, of=of, best=best) for n in names if n in EVERYTHING}
         took, half = turns(vlm, methods, groups, opts), len(groups)//2
@@ -246,7 +248,7 @@ def tree_mb(pid): # proportional set size of a process and its children: shared 
 
 def grow(a):
     "Growth with the number of samples, by the public `record`, in fresh processes."
-    print('| samples | workers | seconds | samples/s | ms/sample | peak MB, all processes | store MB | waiting |\n|---:|---:|---:|---:|---:|---:|---:|---:|')
+    print('| samples | workers | seconds | samples/s | ms/sample | of it processor | peak MB, all processes | store MB | waiting |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|')
     for w in a.workers:
         for n in a.grow:
             p, most = subprocess.Popen([sys.executable, __file__, '--grow-one', str(n), str(w), '--threads', str(a.threads)], stdout=subprocess.PIPE, text=True), 0
@@ -254,7 +256,7 @@ def grow(a):
                 most = max(most, tree_mb(p.pid))
                 time.sleep(.2)
             r = json.loads(p.stdout.read().splitlines()[-1])
-            print(f"| {n:,} | {w} | {r['sec']:.1f} | {n/r['sec']:.1f} | {1000*r['sec']/n:.1f} | {max(most, r['peak']):.0f} | {r['mb']:.1f} | {r['waiting']:.0%} |", flush=True)
+            print(f"| {n:,} | {w} | {r['sec']:.1f} | {n/r['sec']:.1f} | {1000*r['sec']/n:.1f} | {1000*r['cpu']/n:.1f} | {max(most, r['peak']):.0f} | {r['mb']:.1f} | {r['waiting']:.0%} |", flush=True)
 
 
 def grow_one(n, workers):
@@ -264,10 +266,10 @@ def grow_one(n, workers):
             s, f = scenes.make(1, 5, start=i)[0], Path(folder)/f'{i}.png'
             s.image.save(f)
             samples.append(type(s)(s.id, f, s.prompt, s.answer, s.domain))
-        vlm, start = load('toy'), time.perf_counter()
+        vlm, start, before = load('toy'), time.perf_counter(), sum(os.times()[:4]) # of the children, too, once they have ended
         store = record(vlm, samples, Path(folder)/'run.zarr', modules=vlm.modules, workers=workers, progress=False)
-        sec = time.perf_counter() - start
-        print(json.dumps(dict(sec=sec, peak=peak_mb(), mb=sum(sizes(Path(store.path)).values())/1e6, waiting=store.facts.get('waiting', 0)/store.facts['seconds'])))
+        sec, cpu = time.perf_counter() - start, sum(os.times()[:4]) - before
+        print(json.dumps(dict(sec=sec, cpu=cpu, peak=peak_mb(), mb=sum(sizes(Path(store.path)).values())/1e6, waiting=store.facts.get('waiting', 0)/store.facts['seconds'])))
 
 
 def gpu(a):

@@ -139,8 +139,9 @@ def wrapped(vlm, how, copied): # both change the modules of the model that they 
         import nnsight
         return nnsight.NNsight(model)
     from transformer_lens.model_bridge import TransformerBridge
-    model.config.architectures = [type(model).__name__]
-    return TransformerBridge.boot_transformers(type(model).__name__, hf_model=model, tokenizer=vlm.tokenizer, device=vlm.device, dtype=vlm.dtype)
+    model.config.architectures, tok = [type(model).__name__], copy.deepcopy(vlm.tokenizer)
+    tok.init_kwargs |= dict(name_or_path='', add_bos_token=True) # else it would load the tokenizer anew, from where there is none
+    return TransformerBridge.boot_transformers(type(model).__name__, hf_model=model, tokenizer=tok, device=vlm.device, dtype=vlm.dtype)
 
 
 class Naive(Plain):
@@ -286,7 +287,8 @@ def gpu(a):
         encode, tokens = time.perf_counter() - start, int(np.mean([len(e) for g in groups for e in g]))
         with tempfile.TemporaryDirectory() as folder:
             args = (vlm, samples, modules, folder)
-            best = best_of(*args[:2], groups, modules, folder, 1 + int(a.n*rate(50, FULL_RUN))) # warms up, too
+            best = best_of(*args[:2], groups, modules, folder, 1 + int(a.n*rate(50, FULL_RUN)))
+            for method in ('all', 'rows'): make(method, *args).batch(groups[0], encode_batch(vlm, groups[0], Options())) # warm up
             for method, of in (('all', 0), ('all', FULL_RUN), ('rows', 0), ('rows', FULL_RUN)):
                 ours = make(method, *args, of=of, best=best)
                 if cuda: torch.cuda.reset_peak_memory_stats()

@@ -1,97 +1,376 @@
-"""What recording costs: ratio to the plain forward pass in one run, memory and store size as the number of samples grows.
+"""What recording costs: seconds against the plain forward pass in one run, memory, bytes on disk; and against other ways to do it.
 
-    python benchmarks/recording.py                      # the shipped model
-    python benchmarks/recording.py --model wide -n 16   # random LLaVA: 24 layers, width 896, 4,864 neurons, 576 visual tokens
-    python benchmarks/recording.py --model 7b --device cuda --dtype bfloat16 -n 256 --batch-size 16   # LLaVA-1.5-7B shape, random weights
+    python benchmarks/recording.py                                    # the table: the shipped model, 400 scenes
+    python benchmarks/recording.py --model wide -n 8                  # random LLaVA: 24 layers x 4,864 neurons, width 896, 576 visual tokens
+    python benchmarks/recording.py --grow 500 2000 8000 --workers 0 1 2
+    python benchmarks/recording.py --gpu                              # real shapes, random weights; results into benchmarks/results/
+    python benchmarks/recording.py --profile                          # where the time of recording goes
 
-Plain and recording passes of the same batch alternate, so that a machine that slows down slows both.
+All methods take the same batches in one process and in turns, in an order that rotates, so that a machine that slows down slows all. Encoding of samples is
+not counted. What a method does once at the end (sorting a dump, sorting in what waits) is. Rows "at the rate of ..." begin with top lists so full that as many
+entries are admitted per sample as on average in a run of that many samples: a short run admits nearly all, which a real one does only at its beginning.
 """
-import argparse, json, platform, resource, subprocess, sys, tempfile, time
+import argparse, copy, importlib.util, json, math, os, platform, resource, subprocess, sys, tempfile, time
+from collections import Counter
+from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mmneuron_nb import VLM, record, scenes
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
-from mmneuron_nb.recording.batches import batches, domain_of, encode_batch
-from mmneuron_nb.recording.recorder import one_batch
-from mmneuron_nb.recording.state import Options, RunState
+from mmneuron_nb.recording import recorder, reduce, statistics, stats
+from mmneuron_nb.recording.batches import Feed, batches, domain_of, encode_batch
+from mmneuron_nb.recording.places import sizes
+from mmneuron_nb.recording.state import Options, RunState, statistics_of
+from mmneuron_nb.recording.stats import make_key
 
-SHAPES = dict(
-    wide=dict(width=896, neurons=4864, layers=24, heads=14, vision_width=768, vision_layers=12, image=336, patch=14, context=4096),
-    **{'7b': dict(width=4096, neurons=11008, layers=32, heads=32, vision_width=1024, vision_layers=24, image=336, patch=14, context=4096, vocab_size=32000)})
-
-
-def load(name, device, dtype):
-    if name == 'toy': return VLM.toy(check=False)
-    model, processor = tiny_llava(dtype=dtype, **SHAPES[name])
-    return VLM(model.to(device), processor)
+WIDE = dict(width=896, neurons=4864, layers=24, heads=14, vision_width=768, vision_layers=12, image=336, patch=14, context=4096)
+FULL_RUN, HUGE, CLOCK = 23_000, 3e38, time.perf_counter
 
 
-def sync(device):
-    if device.type == 'cuda': torch.cuda.synchronize()
+@lru_cache
+def load(name): return VLM.toy(check=False) if name == 'toy' else VLM(*tiny_llava(**WIDE))
 
 
-def cost(vlm, samples, batch_size, modules, **kw):
-    "Seconds of plain forward, of forward with everything recorded, per sample; later half (top lists full) apart."
-    opts = Options(modules=modules, **kw)
-    state = RunState([s for m in modules for s in vlm.sites(m)], opts, [s.id for s in samples], sorted({domain_of(s) for s in samples}), vlm.device)
-    rows = []
-    for group in batches(vlm, samples, opts, batch_size):
-        batch = encode_batch(vlm, group, opts).to(vlm.device, vlm.dtype)
-        if not rows: vlm.forward(batch)  # warm up
-        sync(vlm.device); t = time.perf_counter()
-        vlm.forward(batch)
-        sync(vlm.device); plain = time.perf_counter() - t
-        before = dict(state.clock)
-        one_batch(vlm, group, state)
-        sync(vlm.device)
-        rec = sum(state.clock[k] - before.get(k, 0) for k in ('forward', 'statistics'))
-        rows.append((len(group), plain, rec))
-    half = len(rows)//2
-    ratio = lambda r: sum(x[2] for x in r)/sum(x[1] for x in r)
-    n, plain, rec = (sum(x[k] for x in rows) for k in range(3))
-    tokens = encode_batch(vlm, samples[:1], opts).layout.roles.shape[1]
-    return dict(samples=n, tokens=tokens, plain_per_s=n/plain, recording_per_s=n/rec, ratio=ratio(rows), ratio_first_half=ratio(rows[:half]), ratio_second_half=ratio(rows[half:]))
+def pictures(name, n): return scenes.make(n, 5) if name == 'toy' else tiny_samples(n, 5)
 
 
-def growth(n):
-    "In a fresh process: peak memory and store size for `n` scenes of the shipped model (pictures on disk, as a data set would be)."
-    with tempfile.TemporaryDirectory() as d:
-        paths = []
-        for s in (scenes.make(1, 5, start=i)[0] for i in range(n)):
-            f = Path(d)/f'{s.id}.png'; s.image.save(f)
-            paths.append(type(s)(s.id, f, s.prompt, s.answer, s.domain))
-        vlm = VLM.toy(check=False)
-        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        t = time.perf_counter()
-        store = record(vlm, paths, Path(d)/'run.zarr', modules=vlm.modules, progress=False)
-        sec, size = time.perf_counter() - t, sum(f.stat().st_size for f in Path(store.path).rglob('*') if f.is_file())
-        print(json.dumps(dict(samples=n, seconds=round(sec, 1), samples_per_s=round(n/sec, 1), peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024),
-                              before_recording_mb=round(base/1024), store_mb=round(size/1e6, 1))))
+def sync(vlm):
+    if vlm.device.type == 'cuda': torch.cuda.synchronize()
+
+
+def peak_mb(): # of this process: `ru_maxrss` would hold the parent's memory from before it was another program
+    try: return next(int(l.split()[1]) for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM'))/1024
+    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+
+
+class Plain:
+    "The transformers model, called as a user calls it, without the logits that nobody needs."
+    def __init__(self, vlm, samples, modules, folder):
+        self.vlm, self.modules, self.folder = vlm, modules, folder
+        self.sites = [s for m in modules for s in vlm.sites(m)]
+
+    def batch(self, group, batch): # the samples, and their `Batch` on the host
+        with torch.inference_mode(): self.vlm.model(**batch.to(self.vlm.device, self.vlm.dtype).inputs, use_cache=False, logits_to_keep=1)
+
+    def end(self): pass
+
+
+class Steady(Plain):
+    "The same as recording calls it: on a CPU the same bits in every batch size."
+    def batch(self, group, batch): self.vlm.forward(batch)
+
+
+class Ours(Plain):
+    "`options`: of `record`; `of`: begin as in the middle of a run of so many samples, with `best` maxima of these samples."
+    def __init__(self, vlm, samples, modules, folder, of=0, best=None, **options):
+        super().__init__(vlm, samples, modules, folder)
+        objects = statistics_of(options.pop('stats', ()))
+        opts = Options(modules=modules, stats=tuple(s.spec() for s in objects), **options)
+        ids = [s.id for s in samples] + [f'absent-{k}' for k in range(of - len(samples))] # the lottery is drawn among all
+        self.state = RunState(self.sites, opts, ids, sorted({domain_of(s) for s in samples}), vlm.device, objects, Path(tempfile.mkdtemp(dir=folder)))
+        if of: self.prime(of, len(samples), best)
+
+    def prime(self, of, n, best): # of every neuron's n maxima as many reach the floor as the mean rate asks for
+        for m, st in self.state.modules.items():
+            for top, b in zip(st.top, best[m]):
+                enter = n*rate(top.n, of) + torch.rand(top.width, generator=torch.Generator().manual_seed(0))
+                floor = torch.where(enter >= 1, b.gather(1, (enter.long()[:, None] - 1).clamp(0, b.shape[1] - 1))[:, 0], HUGE)
+                value = torch.full((top.width, top.n), HUGE).index_copy_(1, torch.tensor([top.n - 1]), floor[:, None])
+                top.key, top.floor = make_key(value, torch.arange(top.n)).to(top.key.device), None
+                if top.kind: top.columns['place'], top.rows = torch.arange(top.n, device=top.key.device).expand(top.width, -1)[..., None].clone(), top.slots()
+
+    def batch(self, group, batch):
+        reduce.encode_batch = lambda *_: batch # encoding is not counted
+        recorder.one_batch(self.vlm, group, self.state)
+
+    def end(self): self.state.flush()
+
+
+def rate(top, of): # part of all (sample, neuron) pairs that are admitted in a run of `of` samples in random order
+    return 1. if of <= top else top*(1 + math.log(of/top))/of
+
+
+class Maxima(Plain):
+    "A running top 50 per neuron, as one would write it on top of a library that hands over activations."
+    copied = True
+    def keep(self, name, x, roles): # x [B, T, I]; the maximum over all tokens that are no pads
+        top = x.masked_fill(roles[:, :x.shape[1], None] == 0, -torch.inf).amax(1).T if x.shape[1] == roles.shape[1] else x.amax(1).T
+        number = torch.arange(self.n, self.n + top.shape[1]).expand_as(top)
+        value, sample = (torch.cat([a, b], 1) for a, b in zip(self.__dict__.setdefault('top', {}).get(name, (top[:, :0], number[:, :0])), (top, number)))
+        v, at = value.topk(min(50, value.shape[1]), 1)
+        self.top[name] = v, sample.gather(1, at)
+
+    def batch(self, group, batch):
+        self.n = getattr(self, 'n', 0)
+        for name, x in self.read(batch): self.keep(name, x, batch.inputs['attention_mask'])
+        self.n += len(group)
+
+
+class Nnsight(Maxima):
+    def read(self, batch):
+        import nnsight
+        model = wrapped(self.vlm, 'nnsight', self.copied)
+        parts = [model.get(s.act) for s in self.sites]
+        with torch.inference_mode():
+            with model.trace(**batch.inputs, use_cache=False, logits_to_keep=1):
+                acts = nnsight.save([])
+                for p in parts:
+                    acts.append(p.output)
+        return zip([s.act for s in self.sites], acts)
+
+
+class TransformerLens(Maxima):
+    def read(self, batch):
+        inputs = dict(batch.inputs)
+        heads = ('blocks', 'vision_encoder')[:1 + ('vision' in self.modules)]
+        with torch.inference_mode(): _, cache = wrapped(self.vlm, 'tl', self.copied).run_with_cache(
+            inputs.pop('input_ids'), names_filter=lambda n: n.startswith(heads) and n.endswith('mlp.out.hook_in'), use_cache=False, logits_to_keep=1, **inputs)
+        return cache.items()
+
+
+@lru_cache
+def wrapped(vlm, how, copied): # both change the modules of the model that they are given
+    model = copy.deepcopy(vlm.model) if copied else vlm.model
+    if how == 'nnsight':
+        import nnsight
+        return nnsight.NNsight(model)
+    from transformer_lens.model_bridge import TransformerBridge
+    model.config.architectures, tok = [type(model).__name__], copy.deepcopy(vlm.tokenizer)
+    tok.init_kwargs |= dict(name_or_path='', add_bos_token=True) # else it would load the tokenizer anew, from where there is none
+    return TransformerBridge.boot_transformers(type(model).__name__, hf_model=model, tokenizer=tok, device=vlm.device, dtype=vlm.dtype)
+
+
+class Naive(Plain):
+    "Every activation of every layer into a file, then sorted."
+    def batch(self, group, batch):
+        self.files, seen = getattr(self, 'files', {}), {}
+        with reduce.hooked(self.vlm.model, self.sites, lambda s, x: seen.__setitem__(s, batch.layouts[s.module].gather(x))): super().batch(group, batch)
+        for s, x in seen.items():
+            file = Path(self.folder)/f'{s.module}.{s.layer}.{len(self.files.setdefault(s, []))}.npy'
+            np.save(file, x.half().numpy())
+            self.files[s].append((file, batch.layouts[s.module].pad[..., None]))
+
+    def end(self):
+        for files in self.files.values():
+            top = torch.cat([torch.from_numpy(np.load(f)).masked_fill(pad, -torch.inf).amax(1) for f, pad in files])
+            top.float().sort(0, descending=True).values[:50]
+
+
+EVERYTHING = dict(max=dict(top=1, order=1, random=0, domains=False), all={}, more=dict(stats=('power_sums', 'role_maximum')), rows=dict(keep_tokens=True))
+ROWS = dict(plain='plain forward', steady='plain forward, same bits in all batches', max='record max only', all='record everything', more='everything + Moments + RoleMaximum',
+            rows='everything + token rows', naive='dump all as fp16, then sort', nnsight='nnsight, running top 50', tl='TransformerLens, running top 50 (a)')
+PACKAGE = dict(nnsight=('nnsight', 'nnsight==0.8.1'), tl=('transformer_lens', 'transformer-lens==4.3.0'))
+MAKE = dict(plain=Plain, steady=Steady, naive=Naive, nnsight=Nnsight, tl=TransformerLens)
+
+
+def make(name, *args, of=0, best=None):
+    return Ours(*args, of=of, best=best, **EVERYTHING[name]) if name in EVERYTHING else MAKE[name](*args)
+
+
+def best_of(vlm, samples, groups, modules, folder, m=1): # {module: [tensor [I, m] of each layer]}: largest maxima
+    ours = Ours(vlm, samples, modules, folder, top=m, order=1, random=0, domains=False)
+    for g in groups: ours.batch(g, encode_batch(vlm, g, ours.state.opts))
+    ours.end()
+    return {k: [stats.split_key(t.key.cpu())[0] for t in st.top] for k, st in ours.state.modules.items()}
+
+
+def turns(vlm, methods, groups, opts):
+    "Seconds [batch, method] of `{name: method}`; the end of a method is shared among its batches."
+    took = np.zeros((len(groups), len(methods)))
+    for k, group in enumerate(groups):
+        batch = encode_batch(vlm, group, opts)
+        for j in np.roll(np.arange(len(methods)), k):
+            sync(vlm); start = CLOCK()
+            list(methods.values())[j].batch(group, batch)
+            sync(vlm); took[k, j] = CLOCK() - start
+    for j, m in enumerate(methods.values()):
+        sync(vlm); start = CLOCK()
+        m.end()
+        sync(vlm); took[:, j] += (CLOCK() - start)/len(groups)
+    return took
+
+
+def table(a):
+    vlm, samples, modules = load(a.model), pictures(a.model, a.n), ('lm',) if a.modules == 'lm' else load(a.model).modules
+    opts, names = Options(modules=modules), [n for n in a.methods if n not in PACKAGE or importlib.util.find_spec(PACKAGE[n][0])]
+    names = ['plain'] + [n for n in names if n != 'plain']
+    with tempfile.TemporaryDirectory() as folder:
+        args = (vlm, samples, modules, folder)
+        groups = list(batches(vlm, samples, opts, Feed(a.batch_size)))
+        of, best = a.of, best_of(vlm, samples, groups, modules, folder, 1 + int(a.n*rate(50, a.of))) if a.of else None
+        for n in names if a.model == 'toy' else (): make(n, vlm, samples, modules, tempfile.mkdtemp(dir=folder)).batch(groups[0], encode_batch(vlm, groups[0], opts)) # warm up
+        methods = {n: make(n, *args) for n in names}
+        if of: methods |= {n + '+': make(n, *args, of=of, best=best) for n in names if n in EVERYTHING}
+        took, half = turns(vlm, methods, groups, opts), len(groups)//2
+    ratio = lambda rows, j: f'{took[rows, j].sum()/took[rows, 0].sum():.2f}' if len(took[rows]) else '-'
+    print(f'{vlm}, {"+".join(modules)}: {a.n} samples of {int(np.mean([len(e) for g in groups for e in g]))} tokens in {len(groups)} batches; '
+          f'{platform.machine()}, {a.threads} thread(s), {"processor time" if a.cpu_time else "wall clock"}, torch {torch.__version__}, {date.today()}\n')
+    print('| | samples/s | ratio to plain | first half | second half | peak MB | MB on disk |\n|---|---:|---:|---:|---:|---:|---:|')
+    for n in a.methods:
+        if n not in methods: print(f'| {ROWS[n]} | not installed (pip install {PACKAGE[n][1]}) | | | | | |')
+    for j, (n, m) in enumerate(methods.items()):
+        alone = {} if n.endswith('+') or a.fast else call('--one', n, *(f'--{k}={getattr(a, k)}' for k in ('model', 'threads', 'modules', 'batch_size')), f'-n={a.n}')
+        label = f'{ROWS[n[:-1]]}, at the rate of {of:,}' if n.endswith('+') else ROWS[n]
+        print(f'| {label} | {a.n/took[:, j].sum():.2f} | ' + ' | '.join(ratio(r, j) for r in (slice(None), slice(half), slice(half, None)))
+              + f" | {alone.get('peak_mb', '')} | {alone.get('disk_mb', '')} |")
+    if 'tl' in names: print('\n(a) TransformerLens replaces the attention by its eager one and reads the input of the down projection; it has no hook in the projector.')
+
+
+def call(*args): # in a fresh process; what it prints last
+    out = subprocess.run([sys.executable, __file__, *map(str, args)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+def one(a):
+    "Peak memory and disk of one method alone; recording by `record`, with its checkpoints and its store."
+    vlm, samples, modules = load(a.model), pictures(a.model, a.n), ('lm',) if a.modules == 'lm' else load(a.model).modules
+    with tempfile.TemporaryDirectory() as folder:
+        if a.one in EVERYTHING: record(vlm, samples, Path(folder)/'run.zarr', modules=modules, batch_size=a.batch_size, progress=False, **EVERYTHING[a.one])
+        else:
+            Maxima.copied = False # alone it may have the model itself
+            method = make(a.one, vlm, samples, modules, folder)
+            for g in batches(vlm, samples, Options(modules=modules), Feed(a.batch_size)): method.batch(g, encode_batch(vlm, g, Options()))
+            method.end()
+        print(json.dumps(dict(peak_mb=round(peak_mb()), disk_mb=round(sum(sizes(Path(folder)).values())/1e6, 1))))
+
+
+def tree_mb(pid): # proportional set size of a process and its children: shared pages count once
+    mb = 0
+    try:
+        mb = sum(int(l.split()[1]) for l in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines() if l.startswith('Pss:'))/1024
+        kids = [k for f in Path(f'/proc/{pid}/task').glob('*/children') for k in f.read_text().split()]
+    except OSError: return mb # it ended, or this is no Linux
+    return mb + sum(map(tree_mb, kids))
+
+
+def grow(a):
+    "Growth with the number of samples, by the public `record`, in fresh processes."
+    print('| samples | workers | seconds | samples/s | ms/sample | of it processor | peak MB, all processes | store MB | waiting |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|')
+    for w in a.workers:
+        for n in a.grow:
+            p, most = subprocess.Popen([sys.executable, __file__, '--grow-one', str(n), str(w), '--threads', str(a.threads)], stdout=subprocess.PIPE, text=True), 0
+            while p.poll() is None:
+                most = max(most, tree_mb(p.pid))
+                time.sleep(.2)
+            r = json.loads(p.stdout.read().splitlines()[-1])
+            print(f"| {n:,} | {w} | {r['sec']:.1f} | {n/r['sec']:.1f} | {1000*r['sec']/n:.1f} | {1000*r['cpu']/n:.1f} | {max(most, r['peak']):.0f} | {r['mb']:.1f} | {r['waiting']:.0%} |", flush=True)
+
+
+def grow_one(n, workers):
+    with tempfile.TemporaryDirectory() as folder:
+        samples = []
+        for i in range(n): # pictures on disk, as a data set has them
+            s, f = scenes.make(1, 5, start=i)[0], Path(folder)/f'{i}.png'
+            s.image.save(f)
+            samples.append(type(s)(s.id, f, s.prompt, s.answer, s.domain))
+        vlm, start, before = load('toy'), time.perf_counter(), sum(os.times()[:4]) # of the children, too, once they have ended
+        store = record(vlm, samples, Path(folder)/'run.zarr', modules=vlm.modules, workers=workers, progress=False)
+        sec, cpu = time.perf_counter() - start, sum(os.times()[:4]) - before
+        print(json.dumps(dict(sec=sec, cpu=cpu, peak=peak_mb(), mb=sum(sizes(Path(store.path)).values())/1e6, waiting=store.facts.get('waiting', 0)/store.facts['seconds'])))
+
+
+def gpu(a):
+    "Real shapes: samples/s plain and recording, by turns; appended to `benchmarks/results/`."
+    import shapes
+    cuda, rows = a.device.startswith('cuda'), []
+    machine = torch.cuda.get_device_name() if cuda else f'{platform.machine()} CPU'
+    lines = [f'\n{machine}, torch {torch.__version__}, {date.today()}, {a.dtype}, at most {a.batch_size} samples a batch{", shrunk: a test of the script" if a.shrink else ""}\n',
+             f'| shape | method | tokens | plain/s | recording/s | ratio | GPU MB | host MB | hours for {FULL_RUN:,} | encoding, ms/sample (b) |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|']
+    for name in a.shapes:
+        vlm, samples, modules = shapes.build(name, a.device, a.dtype, a.shrink), shapes.pictures(a.n), ('lm',)
+        start = time.perf_counter()
+        groups = list(batches(vlm, samples, Options(), Feed(a.batch_size)))
+        encode, tokens = time.perf_counter() - start, int(np.mean([len(e) for g in groups for e in g]))
+        with tempfile.TemporaryDirectory() as folder:
+            args = (vlm, samples, modules, folder)
+            best = best_of(*args[:2], groups, modules, folder, 1 + int(a.n*rate(50, FULL_RUN)))
+            for method in ('all', 'rows'): make(method, *args).batch(groups[0], encode_batch(vlm, groups[0], Options())) # warm up
+            for method, of in (('all', 0), ('all', FULL_RUN), ('rows', 0), ('rows', FULL_RUN)):
+                ours = make(method, *args, of=of, best=best)
+                if cuda: torch.cuda.reset_peak_memory_stats()
+                plain, rec = turns(vlm, dict(plain=Plain(*args), rec=ours), groups, Options()).sum(0)
+                mb = torch.cuda.max_memory_allocated()/2**20 if cuda else 0
+                row = dict(shape=name, method=ROWS[method] + (f', at the rate of {of:,}' if of else ', lists filling'), samples=a.n, tokens=tokens, plain_per_s=a.n/plain, recording_per_s=a.n/rec,
+                           ratio=rec/plain, gpu_mb=mb, host_mb=peak_mb(), hours=FULL_RUN*rec/a.n/3600, plain_hours=FULL_RUN*plain/a.n/3600, encode_ms=1000*encode/a.n, machine=machine)
+                lines.append(f"| {name} | {row['method']} | {tokens} | {a.n/plain:.2f} | {a.n/rec:.2f} | {rec/plain:.3f} | {mb:.0f} | {row['host_mb']:.0f} | {row['hours']:.2f} (plain {row['plain_hours']:.2f}) | {row['encode_ms']:.0f} |")
+                print('\n'.join(lines[-1:] if len(rows) else lines), flush=True)
+                rows.append(json.dumps(row))
+                del ours
+        del vlm, best, groups, args
+        if cuda: torch.cuda.empty_cache()
+    file = Path(__file__).parent/'results'/f"{machine.replace(' ', '-').replace('/', '-')}-{date.today()}{'-shrunk' if a.shrink else ''}.md"
+    lines.append('\n(b) by one process; workers encode ahead of the model, so it is in no other number.')
+    file.parent.mkdir(exist_ok=True)
+    with open(file, 'a') as f: f.write('\n'.join([*lines, '\n```json', *rows, '```', '']))
+
+
+def profile(a):
+    "Seconds of each part of recording, without the parts inside it."
+    spent, inner = Counter(), [0.]
+    def wrap(owner, name, label):
+        f = getattr(owner, name)
+        def g(*args, **kw):
+            start = CLOCK()
+            inner.append(0.)
+            try: return f(*args, **kw)
+            finally:
+                took = CLOCK() - start
+                spent[label] += took - inner.pop()
+                inner[-1] += took
+        setattr(owner, name, g)
+    for owner, name, label in ((reduce, 'maxima', 'maxima'), (stats, 'not_finite', 'not_finite'), (stats.TopN, 'admit', 'admission'), (statistics.TopSamples, 'reduce', 'admission'),
+                               (statistics, 'order_statistics', 'order statistics'), (statistics, 'coded', 'token rows'), (statistics, 'active_counts', 'active counts'),
+                               (statistics.ActiveCounts, 'reduce', 'active counts'), (statistics.RandomSamples, 'reduce', 'random'), (statistics.RoleMaximum, 'reduce', 'role maxima'),
+                               (statistics.Moments, 'reduce', 'moments'), (recorder, 'commit', 'commit'), (statistics.TopSamples, 'flush', 'flush'), (VLM, 'forward', 'forward, hooks and rest')):
+        wrap(owner, name, label)
+    vlm, samples = load(a.model), pictures(a.model, a.n)
+    modules = ('lm',) if a.modules == 'lm' else vlm.modules
+    with tempfile.TemporaryDirectory() as folder:
+        groups = list(batches(vlm, samples, Options(modules=modules), Feed(a.batch_size)))
+        for name in ('all', 'more', 'rows'):
+            for of in ([0, a.of] if a.of else [0]):
+                best = best_of(vlm, samples, groups, modules, folder, 1 + int(a.n*rate(50, of))) if of else None
+                ours = make(name, vlm, samples, modules, folder, of=of, best=best)
+                spent.clear()
+                for g in groups: ours.batch(g, encode_batch(vlm, g, ours.state.opts))
+                ours.end()
+                forward = spent.pop('forward, hooks and rest')
+                print(f'{ROWS[name]}{f", at the rate of {of:,}" if of else ""}: forward {forward:.2f} s; beside it ' + ', '.join(f'{k} {v:.2f} s ({v/forward:.1%})' for k, v in spent.most_common()))
 
 
 def main():
+    global CLOCK
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--model', choices=('toy', *SHAPES), default='toy')
-    p.add_argument('-n', type=int, default=400)
-    p.add_argument('--batch-size', type=int, default=8)
-    p.add_argument('--device', default='cpu')
-    p.add_argument('--dtype', default='float32')
-    p.add_argument('--grow', type=int, nargs='*', default=None, help='numbers of samples, for example 100 2000')
-    p.add_argument('--grow-one', type=int, help=argparse.SUPPRESS)
+    p.add_argument('--model', choices=('toy', 'wide'), default='toy')
+    p.add_argument('-n', type=int, help='samples; default: 400 (toy), 8 (wide), 128 (--gpu)')
+    p.add_argument('--batch-size', '--batch_size', type=int, help='default: 8 (toy), 2 (wide), 16 (--gpu)')
+    p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--modules', choices=('lm', 'all'), default='lm')
+    p.add_argument('--methods', nargs='+', choices=ROWS, default=list(ROWS))
+    p.add_argument('--of', type=int, default=FULL_RUN, help='recording rows also at the admission rate of a run of so many samples; 0: not')
+    p.add_argument('--cpu-time', action='store_true', help='seconds of the processor instead of the wall clock, for a machine that others use; waiting for the disk is not seen')
+    p.add_argument('--fast', action='store_true', help='no memory, no bytes on disk: they take a process for each method')
+    p.add_argument('--grow', type=int, nargs='+', help='numbers of samples, such as 500 2000 8000')
+    p.add_argument('--workers', type=int, nargs='+', default=[0])
+    p.add_argument('--gpu', action='store_true')
+    p.add_argument('--shapes', nargs='+', default=['llava-1.5-7b', 'qwen2.5-vl-3b', 'llava-next-7b'])
+    p.add_argument('--device', default='cuda')
+    p.add_argument('--dtype', default='bfloat16')
+    p.add_argument('--shrink', action='store_true', help='small widths and depths, to try the script')
+    p.add_argument('--profile', action='store_true')
+    p.add_argument('--one', choices=ROWS, help=argparse.SUPPRESS)
+    p.add_argument('--grow-one', type=int, nargs=2, help=argparse.SUPPRESS)
     a = p.parse_args()
-    if a.grow_one: return growth(a.grow_one)
-    print(f'{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {a.device}')
-    if a.grow is not None:
-        for n in a.grow: subprocess.run([sys.executable, __file__, '--grow-one', str(n)], check=True)
-        return
-    vlm = load(a.model, a.device, a.dtype)
-    print(vlm)
-    samples = scenes.make(a.n, 5) if a.model == 'toy' else tiny_samples(a.n, 5)
-    for modules in (('lm',), vlm.modules):
-        c = cost(vlm, samples, a.batch_size, modules)
-        print(f"{'+'.join(modules):24}" + '  '.join(f'{k} {v:.3f}' if isinstance(v, float) else f'{k} {v}' for k, v in c.items()))
+    if a.cpu_time: CLOCK = time.process_time
+    torch.set_num_threads(a.threads)
+    a.n = a.n or (128 if a.gpu else dict(toy=400, wide=8)[a.model])
+    a.batch_size = a.batch_size or (16 if a.gpu else dict(toy=8, wide=2)[a.model])
+    if a.grow_one: grow_one(*a.grow_one)
+    else: (gpu if a.gpu else grow if a.grow else profile if a.profile else one if a.one else table)(a)
 
 
 if __name__ == '__main__': main()

@@ -8,7 +8,7 @@ __all__ = ['CHUNK', 'ROWS', 'WHOLE', 'EXACT', 'module_dataset', 'with_coords', '
            'manifest_parts', 'pack', 'unpack', 'Checkpoint', 'load_checkpoint', 'refuse_other']
 
 # %% ../../nbs/api/recording/09_files.ipynb #56c13ee2
-import json, tempfile, time
+import json, tempfile, time, zlib
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -171,7 +171,7 @@ def pack(state, key=None, rows=False): # key: JSON-able description of what is r
     state.flush()
     tensors = {f'{m}/{k}': v.contiguous() for m in state.modules for k, v in module_arrays(state, m, rows).items()}
     tensors |= {f'table/{k}': v for k, v in table_arrays(state).items()}
-    return save(tensors, dict(key=json.dumps(key), ids=json.dumps(sorted_ids(state.table)), skipped=json.dumps(list(state.skipped.items()))))
+    return save(tensors, dict(crc=json.dumps({k: _crc(v) for k, v in tensors.items()}), key=json.dumps(key), ids=json.dumps(sorted_ids(state.table)), skipped=json.dumps(list(state.skipped.items()))))
 
 def unpack(data, state):
     "A fresh `state` of the same plan, filled from what `pack` returned."
@@ -179,7 +179,10 @@ def unpack(data, state):
     data = bytes(data) # of whatever buffer
     return _fill(state, json.loads(data[8:8 + int.from_bytes(data[:8], 'little')])['__metadata__'], load(data))
 
+def _crc(t): return zlib.crc32(t.contiguous().numpy().reshape(-1).view(np.uint8))
+
 def _fill(state, meta, tensors):
+    if (bad := [k for k, c in json.loads(meta['crc']).items() if k not in tensors or _crc(tensors[k]) != c]): raise StoreError(f'What was recorded is damaged ({bad[0]});', 'delete it and record again.')
     done, part = json.loads(meta['ids']), lambda p: {k.removeprefix(p + '/'): v for k, v in tensors.items() if k.startswith(p + '/')}
     state.skipped = {i: r for i, r in json.loads(meta['skipped'])}
     for m in state.modules: load_module(state, m, part(m), done)
@@ -226,7 +229,8 @@ def load_checkpoint(ckpt, state):
     except Exception as e: raise StoreError(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});',
                                             f'delete {str(ckpt.dir)!r} to begin anew.') from e
     refuse_other(json.loads(meta['key']), ckpt.key, ckpt.dir)
-    return _fill(state, meta, tensors)
+    try: return _fill(state, meta, tensors)
+    except (StoreError, KeyError) as e: raise StoreError(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});', f'delete {str(ckpt.dir)!r} to begin anew.') from e
 
 def refuse_other(have, want, where):
     "Raise `StoreError` naming the first thing in which two runs differ."

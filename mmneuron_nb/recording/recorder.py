@@ -19,7 +19,7 @@ from .batches import Feed, as_feed, batches, checked, domain_of, in_parts, sampl
 from .workers import Ahead, undisturbed
 from .reduce import commit, read_batch, rows_again
 from .files import Checkpoint, damaged, load_checkpoint, make_manifest, refuse_other, standing, write_store
-from .places import remove_folder
+from .places import Lock, remove_folder
 from .repair import hit_layers, replace_facts, replace_files
 from .state import Options, RunState, statistics_of
 from .statistics import Kept
@@ -221,6 +221,13 @@ def _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key=None, o
     if out is None: return from_state(state, manifest, facts=facts).connect(vlm, {s.id: s for s in samples})
     write_store(state, manifest, out, facts, ckpt.lock.beat)
 
+def _clear(part):
+    "Remove what a finished run left beside its store, unless somebody is writing there."
+    try: lock = Lock(part)
+    except StoreError: return
+    lock.close()
+    remove_folder(part)
+
 def _pieces(vlm, state):
     "Readable words of all token ids of a run by module, so that kept rows need no tokenizer."
     out = dict(image=vlm.image_token_id)
@@ -240,7 +247,7 @@ def _record_to(vlm, samples, opts, stats, out, feed, on_bad, progress, resume, o
         refuse_other(dict(model=manifest['model'], options=manifest['options'], data=manifest['data']['samples']), key, out)
         if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.')
         if not (bad := damaged(out, manifest, deep=True, progress=progress)):
-            if part.exists(): remove_folder(part)
+            if part.exists(): _clear(part)
             return open_store(out).connect(vlm, {s.id: s for s in samples})
     ckpt = Checkpoint(out, key) # from here on nobody else writes there
     try:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 import numpy as np
 import torch
-from ..errors import StoreError
+from ..errors import ActivationError, StoreError
 
 # %% ../../nbs/api/recording/01_rows.ipynb #9c893534
 KINDS = ('uint8', 'float16', 'float32') # how rows can be kept
@@ -21,6 +21,8 @@ def coded(rows, # float [A, T]
           kind='uint8'): # one of `KINDS`
     "`(rows of that kind [A, T], float32 [A, 4] as `RANGES`)`; pads are 0."
     rows = rows.float().masked_fill(~real, 0)
+    if kind == 'float16' and not (rows.abs() <= 65_504).all():
+        raise ActivationError('A token row holds activations beyond 65,504, which float16 cannot;', "record with keep_tokens=True (a byte per token) or keep_tokens='float32'.")
     if kind != 'uint8': return rows.to(getattr(torch, kind)), rows.new_zeros(len(rows), 4)
     code, spans = torch.zeros_like(rows), []
     for part in (counted, real & ~counted):

@@ -88,13 +88,13 @@ def largest(rows, # [A, T'] float, one row per admitted (sample, neuron)
     "The `k` largest of each row, descending, float32 [A, k], filled with -inf where there are fewer."
     k_ = min(k, rows.shape[1])
     fast = rows.device.type == 'cpu' and rows.shape[1] <= 256
-    return widen(descending(rows, range(k_)) if fast else rows.topk(k_, dim=1).values.float(), k)
+    return widen(descending(rows, range(k_)) if fast else rows.topk(k_, dim=1).values.float() + 0., k) # + 0. turns -0.0 into 0.0: their order is nobody's
 
 def descending(rows, at): # [A, T'] -> float32 [A, len(at)]
     "Each row sorted, largest first, at these places. On a CPU by numpy, whose vectorised sort takes a tenth of torch's time."
-    if rows.device.type != 'cpu': return rows.float().sort(dim=1, descending=True).values[:, list(at)]
+    if rows.device.type != 'cpu': return rows.float().sort(dim=1, descending=True).values[:, list(at)] + 0.
     low = np.sort(rows.float().numpy(), axis=1)
-    return torch.from_numpy(low[:, [rows.shape[1] - 1 - n for n in at]])
+    return torch.from_numpy(low[:, [rows.shape[1] - 1 - n for n in at]]) + 0.
 
 def widen(t, k): # [..., k'] -> [..., k], filled up with -inf
     "The last axis of `t` made `k` long, filled up with -inf (whole numbers: with 0)."

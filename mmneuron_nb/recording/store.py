@@ -10,6 +10,7 @@ __all__ = ['ROW_CACHE', 'TOLERANCE', 'TokenRow', 'token_strings', 'words_of', 'A
 # %% ../../nbs/api/recording/10_store.ipynb #568bd67e
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from functools import cached_property
 import numpy as np
 import torch
@@ -26,6 +27,11 @@ from .stats import CODES
 from .state import RunState, load_module, load_table, merge, row_roles, table_row
 
 # %% ../../nbs/api/recording/10_store.ipynb #10291eff
+def _stamp(path): # what changes when a local store is replaced; None: it is not there, or elsewhere
+    try: s = (path/'manifest.json').stat() if isinstance(path, Path) else None
+    except OSError: return None
+    return s and (s.st_ino, s.st_mtime_ns, s.st_size)
+
 @dataclass
 class TokenRow:
     "Activations of one neuron over the tokens of one sample."
@@ -65,12 +71,18 @@ class ActivationStore:
         self.sites, self.options = manifest_parts(manifest)
         self.modules, self.site, self.ids = tuple(datasets), self.options.site, manifest['ids']
         self.skipped, self.vlm, self._data, self._cache = manifest['skipped'], None, None, OrderedDict()
+        self._was = _stamp(path)
+
+    def _here(self): # files that are gone would be read as zeros
+        now = _stamp(self.path)
+        if now != self._was: raise StoreError(f'The store at {str(self.path)!r} was {"replaced" if now else "moved or deleted"} since it was opened;', 'open it again with `open_store`.')
+        return self._ds
 
     @property
-    def ds(self): return self._ds['lm' if 'lm' in self._ds else self.modules[0]]
+    def ds(self): return self._here()['lm' if 'lm' in self._ds else self.modules[0]]
     @cached_property
     def _table(self): return {k: v.values for k, v in self._samples.data_vars.items()}
-    def module(self, name): return self._ds[one_of(name, self.modules, 'module of this store')]
+    def module(self, name): return self._here()[one_of(name, self.modules, 'module of this store')]
     def __len__(self): return len(self.ids)
     def __repr__(self):
         o, n = self.options, ', '.join(f'{m}: {d.sizes["layer"]} x {d.sizes["neuron"]}' for m, d in self._ds.items())
@@ -279,6 +291,7 @@ def _write_alone(state, manifest, out, facts):
     "Write a store to a place where nothing is, with the lock of a recording."
     if standing(out): raise StoreError(f'{str(out)!r} exists;', 'choose another path, or remove it yourself.')
     part = out.with_name(out.name + '.partial')
+    if (part/'state.safetensors').exists(): raise StoreError(f'{str(part)!r} holds an unfinished recording;', 'finish it, choose another path, or remove it yourself.')
     make_folder(part)
     lock = Lock(part)
     try: write_store(state, manifest, out, facts, lock.beat)

@@ -35,7 +35,7 @@ class Verification:
     samples: int # read for it
     differ: list = field(default_factory=list) # `Difference`s, one per entry, in the order of neurons
 
-    def __bool__(self): return self.agree == self.checked
+    def __bool__(self): return 0 < self.agree == self.checked
     def __repr__(self):
         how = 'bit for bit' if not self.tolerance else f'within {self.tolerance:g}'
         head = f'Verification: {self.agree:,} of {self.checked:,} entries agree {how}, on {self.samples:,} samples (largest difference {self.worst:.2g})'
@@ -59,8 +59,8 @@ def draw_entries(store, n, seed=0):
     return out
 
 def _each(rng, total, n): # whole numbers below `total`, each at most once, in a random order
-    if total <= 4*n + 10_000: return map(int, rng.permutation(total))
-    return map(int, dict.fromkeys(rng.integers(total, size=4*n).tolist()))
+    if total <= 2_000_000: return map(int, rng.permutation(total))
+    return map(int, dict.fromkeys(rng.integers(total, size=100*n + 10_000).tolist()))
 
 def columns(store, sample, entries):
     "`{(module, place of the layer, neuron): (activations [T], roles [T])}` of one sample, by one forward pass."

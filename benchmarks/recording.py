@@ -73,6 +73,7 @@ class Ours(Plain):
         ids = [s.id for s in samples] + [f'absent-{k}' for k in range(of - len(samples))] # the lottery is drawn among all
         self.state = RunState(self.sites, opts, ids, sorted({domain_of(s) for s in samples}), vlm.device, objects, Path(tempfile.mkdtemp(dir=folder)))
         if of: self.prime(of, len(samples), best)
+        self.commits = recorder.Commits(vlm, self.state)
 
     def prime(self, of, n, best): # of every neuron's n maxima as many reach the floor as the mean rate asks for
         for m, st in self.state.modules.items():
@@ -81,13 +82,22 @@ class Ours(Plain):
                 floor = torch.where(enter >= 1, b.gather(1, (enter.long()[:, None] - 1).clamp(0, b.shape[1] - 1))[:, 0], HUGE)
                 value = torch.full((top.width, top.n), HUGE).index_copy_(1, torch.tensor([top.n - 1]), floor[:, None])
                 top.key, top.floor = make_key(value, torch.arange(top.n)).to(top.key.device), None
+                top.room = 2*rate(top.n, of)*top.width
                 if top.kind: top.columns['place'], top.rows = torch.arange(top.n, device=top.key.device).expand(top.width, -1)[..., None].clone(), top.slots()
+
+    def touch(self, tokens): # the files of token rows as they are in the middle of a run: every page was written before
+        for top in (t for m in self.state.modules.values() for t in m.top if t.rows is not None):
+            top.rows.write(*np.zeros((3, 1), int), np.zeros((1, tokens), top.kind))
+            for block in top.rows.blocks: block[:] = 1
 
     def batch(self, group, batch):
         reduce.encode_batch = lambda *_: batch # encoding is not counted
-        recorder.one_batch(self.vlm, group, self.state)
+        self.commits(self.commits.read(group))
 
-    def end(self): self.state.flush()
+    def end(self):
+        self.commits.finish()
+        self.state.flush()
+        for top in (t for m in self.state.modules.values() for t in m.top if t.rows is not None): top.rows.done()
 
 
 def rate(top, of): # part of all (sample, neuron) pairs that are admitted in a run of `of` samples in random order
@@ -273,39 +283,52 @@ def grow_one(n, workers):
         print(json.dumps(dict(sec=sec, cpu=cpu, peak=peak_mb(), mb=sum(sizes(Path(store.path)).values())/1e6, waiting=store.facts.get('waiting', 0)/store.facts['seconds'])))
 
 
+def in_one_go(vlm, method, groups, encoded):
+    "Seconds of all batches with nothing waited for in between, as in a run, where `turns` would hold up a GPU after each; and of it those after the last batch was given."
+    sync(vlm); start = CLOCK()
+    for g, b in zip(groups, encoded): method.batch(g, b)
+    late = CLOCK()
+    method.end()
+    sync(vlm)
+    return CLOCK() - start, CLOCK() - late
+
+
 def gpu(a):
-    "Real shapes: samples/s plain and recording, by turns; appended to `benchmarks/results/`."
+    "Real shapes: samples/s plain and recording, a plain run before and after each; appended to `benchmarks/results/`."
     import shapes
-    cuda, rows = a.device.startswith('cuda'), []
+    cuda = a.device.startswith('cuda')
     machine = torch.cuda.get_device_name() if cuda else f'{platform.machine()} CPU'
-    lines = [f'\n{machine}, torch {torch.__version__}, {date.today()}, {a.dtype}, at most {a.batch_size} samples a batch{", shrunk: a test of the script" if a.shrink else ""}\n',
-             f'| shape | method | tokens | plain/s | recording/s | ratio | GPU MB | host MB | hours for {FULL_RUN:,} | encoding, ms/sample (b) |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|']
+    file = Path(__file__).parent/'results'/f"{machine.replace(' ', '-').replace('/', '-')}-{date.today()}{'-shrunk' if a.shrink else ''}.md"
+    file.parent.mkdir(exist_ok=True)
     for name in a.shapes:
+        rows, lines = [], [f'\n{machine}, torch {torch.__version__}, {date.today()}, {a.dtype}, at most {a.batch_size} samples a batch{", shrunk: a test of the script" if a.shrink else ""}\n',
+            f'| shape | method | tokens | plain/s | recording/s | ratio | of it the end | spread of plain | GPU MB | host MB | hours for {FULL_RUN:,} | encoding, ms/sample |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|']
         vlm, samples, modules = shapes.build(name, a.device, a.dtype, a.shrink), shapes.pictures(a.n), ('lm',)
         start = time.perf_counter()
         groups = list(batches(vlm, samples, Options(), Feed(a.batch_size)))
-        encode, tokens = time.perf_counter() - start, int(np.mean([len(e) for g in groups for e in g]))
+        encode, groups = (time.perf_counter() - start)/a.n, [g for g in groups if len(g) == max(map(len, groups))] # the rest, smaller batches, is nothing in a long run
+        tokens, n = int(np.mean([len(e) for g in groups for e in g])), sum(map(len, groups))
         with tempfile.TemporaryDirectory() as folder:
             args = (vlm, samples, modules, folder)
-            best = best_of(*args[:2], groups, modules, folder, 1 + int(a.n*rate(50, FULL_RUN)))
-            for method in ('all', 'rows'): make(method, *args).batch(groups[0], encode_batch(vlm, groups[0], Options())) # warm up
-            for method, of in (('all', 0), ('all', FULL_RUN), ('rows', 0), ('rows', FULL_RUN)):
+            best, encoded = best_of(*args[:2], groups, modules, folder, 1 + int(n*rate(50, FULL_RUN))), [encode_batch(vlm, g, Options()) for g in groups]
+            for method in {'all', 'more', 'rows'} & {*a.methods}: in_one_go(vlm, make(method, *args), groups[:2], encoded) # warm up
+            before, _ = in_one_go(vlm, Plain(*args), groups, encoded)
+            for method, of in [(m, FULL_RUN) for m in ('max', 'all', 'more', 'rows') if m in a.methods] + [(m, 0) for m in ('all', 'rows') if a.filling]:
                 ours = make(method, *args, of=of, best=best)
+                if of: ours.touch(max(len(e.inputs['input_ids'][0]) for e in encoded))
                 if cuda: torch.cuda.reset_peak_memory_stats()
-                plain, rec = turns(vlm, dict(plain=Plain(*args), rec=ours), groups, Options()).sum(0)
-                mb = torch.cuda.max_memory_allocated()/2**20 if cuda else 0
-                row = dict(shape=name, method=ROWS[method] + (f', at the rate of {of:,}' if of else ', lists filling'), samples=a.n, tokens=tokens, plain_per_s=a.n/plain, recording_per_s=a.n/rec,
-                           ratio=rec/plain, gpu_mb=mb, host_mb=peak_mb(), hours=FULL_RUN*rec/a.n/3600, plain_hours=FULL_RUN*plain/a.n/3600, encode_ms=1000*encode/a.n, machine=machine)
-                lines.append(f"| {name} | {row['method']} | {tokens} | {a.n/plain:.2f} | {a.n/rec:.2f} | {rec/plain:.3f} | {mb:.0f} | {row['host_mb']:.0f} | {row['hours']:.2f} (plain {row['plain_hours']:.2f}) | {row['encode_ms']:.0f} |")
+                (rec, end), (after, _) = (in_one_go(vlm, m, groups, encoded) for m in (ours, Plain(*args)))
+                plain, mb = (before + after)/2, torch.cuda.max_memory_allocated()/2**20 if cuda else 0
+                row = dict(shape=name, method=ROWS[method] + (f', at the rate of {of:,}' if of else ', lists filling'), samples=n, tokens=tokens, plain_per_s=n/plain, recording_per_s=n/rec,
+                           ratio=rec/plain, end=end/plain, spread=abs(after - before)/plain, gpu_mb=mb, host_mb=peak_mb(), hours=(FULL_RUN*(rec - end)/n + end)/3600, plain_hours=FULL_RUN*plain/n/3600, encode_ms=1000*encode, machine=machine)
+                lines.append(f"| {name} | {row['method']} | {tokens} | {n/plain:.2f} | {n/rec:.2f} | {rec/plain:.3f} | {row['end']:.3f} | {row['spread']:.3f} | {mb:.0f} | {row['host_mb']:.0f} | {row['hours']:.2f} (plain {row['plain_hours']:.2f}) | {row['encode_ms']:.0f} |")
                 print('\n'.join(lines[-1:] if len(rows) else lines), flush=True)
                 rows.append(json.dumps(row))
+                before = after
                 del ours
-        del vlm, best, groups, args
+        with open(file, 'a') as f: f.write('\n'.join([*lines, '\n```json', *rows, '```', '']))
+        del vlm, best, groups, args, encoded
         if cuda: torch.cuda.empty_cache()
-    file = Path(__file__).parent/'results'/f"{machine.replace(' ', '-').replace('/', '-')}-{date.today()}{'-shrunk' if a.shrink else ''}.md"
-    lines.append('\n(b) by one process; workers encode ahead of the model, so it is in no other number.')
-    file.parent.mkdir(exist_ok=True)
-    with open(file, 'a') as f: f.write('\n'.join([*lines, '\n```json', *rows, '```', '']))
 
 
 def profile(a):
@@ -322,7 +345,7 @@ def profile(a):
                 spent[label] += took - inner.pop()
                 inner[-1] += took
         setattr(owner, name, g)
-    for owner, name, label in ((reduce, 'maxima', 'maxima'), (stats, 'not_finite', 'not_finite'), (stats.TopN, 'admit', 'admission'), (statistics.TopSamples, 'reduce', 'admission'),
+    for owner, name, label in ((stats, 'maxima', 'maxima'), (stats, 'not_finite', 'not_finite'), (stats.TopN, 'admit', 'admission'), (statistics.TopSamples, 'reduce', 'admission'),
                                (statistics, 'order_statistics', 'order statistics'), (statistics, 'coded', 'token rows'), (statistics, 'active_counts', 'active counts'),
                                (statistics.ActiveCounts, 'reduce', 'active counts'), (statistics.RandomSamples, 'reduce', 'random'), (statistics.RoleMaximum, 'reduce', 'role maxima'),
                                (statistics.Moments, 'reduce', 'moments'), (recorder, 'commit', 'commit'), (statistics.TopSamples, 'flush', 'flush'), (VLM, 'forward', 'forward, hooks and rest')):
@@ -346,7 +369,7 @@ def main():
     global CLOCK
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--model', choices=('toy', 'wide'), default='toy')
-    p.add_argument('-n', type=int, help='samples; default: 400 (toy), 8 (wide), 128 (--gpu)')
+    p.add_argument('-n', type=int, help='samples; default: 400 (toy), 8 (wide), 400 (--gpu)')
     p.add_argument('--batch-size', '--batch_size', type=int, help='default: 8 (toy), 2 (wide), 16 (--gpu)')
     p.add_argument('--threads', type=int, default=1)
     p.add_argument('--modules', choices=('lm', 'all'), default='lm')
@@ -360,6 +383,7 @@ def main():
     p.add_argument('--shapes', nargs='+', default=['llava-1.5-7b', 'qwen2.5-vl-3b', 'llava-next-7b'])
     p.add_argument('--device', default='cuda')
     p.add_argument('--dtype', default='bfloat16')
+    p.add_argument('--filling', action='store_true', help='with --gpu: recording also from empty lists, which takes long')
     p.add_argument('--shrink', action='store_true', help='small widths and depths, to try the script')
     p.add_argument('--profile', action='store_true')
     p.add_argument('--one', choices=ROWS, help=argparse.SUPPRESS)
@@ -367,7 +391,7 @@ def main():
     a = p.parse_args()
     if a.cpu_time: CLOCK = time.process_time
     torch.set_num_threads(a.threads)
-    a.n = a.n or (128 if a.gpu else dict(toy=400, wide=8)[a.model])
+    a.n = a.n or (400 if a.gpu else dict(toy=400, wide=8)[a.model])
     a.batch_size = a.batch_size or (16 if a.gpu else dict(toy=8, wide=2)[a.model])
     if a.grow_one: grow_one(*a.grow_one)
     else: (gpu if a.gpu else grow if a.grow else profile if a.profile else one if a.one else table)(a)

@@ -105,7 +105,8 @@ class Batch:
 
     def to(self, device, dtype=None):
         "A copy with its inputs on `device`, floating ones (pixels) in `dtype`."
-        move = lambda v: v.to(device, dtype if dtype is not None and v.is_floating_point() else v.dtype) if torch.is_tensor(v) else v
+        gpu = torch.device(device).type == 'cuda' # which may still be busy with the batch before: nobody waits for it
+        move = lambda v: v.to(device, dtype if dtype is not None and v.is_floating_point() else v.dtype, non_blocking=gpu) if torch.is_tensor(v) else v
         return replace(self, inputs={k: move(v) for k, v in self.inputs.items()}, layouts={m: l.to(device) for m, l in self.layouts.items()})
 
 # %% ../../nbs/api/models/05_encoding.ipynb #a585bf0b

@@ -21,6 +21,7 @@ class Acts:
     x: torch.Tensor # [B, T, I], as the model made them
     plan: Plan # roles of the tokens
     maximum: torch.Tensor # float32 [B, I], over the counted tokens
+    active: torch.Tensor = None # int32 [B, 4, I], active tokens by role, where they were counted on the way
 
     def count_by_role(self, mask): # bool [B, T, I]
         "How many tokens of each role (visual, prompt, answer, template) the mask holds: int64 [B, 4, I]."
@@ -28,15 +29,17 @@ class Acts:
 
     def max_by_role(self, values): # float [B, T, I]
         "Largest value at the tokens of each role: float32 [B, 4, I], -inf where a sample has no such token."
+        if self.plan.kernels and self.plan.kernels.suit(values): return self.plan.kernels.by_role(values, self.plan.role, 0)
         out = [values.masked_fill(self.plan.weights[:, r, :, None] == 0, -torch.inf).amax(1) for r in range(len(CODES))]
         return torch.stack(out, 1).float()
 
-    def sum_by_role(self, values): # float [B, T, I]
-        "Sum over the tokens of each role: float64 [B, 4, I]."
-        if values.device.type != 'cpu': return torch.bmm(self.plan.weights.double(), values.double())
+    def sum_by_role(self, values, power=1): # float [B, T, I]; 1 or 2
+        "Sum over the tokens of each role, of the values or of their squares: float64 [B, 4, I]."
+        if self.plan.kernels and self.plan.kernels.suit(values): return self.plan.kernels.by_role(values, self.plan.role, power)
+        if values.device.type != 'cpu': return torch.bmm(self.plan.weights.double(), values.double()**power)
         out = np.zeros((len(values), len(CODES), values.shape[2]))
         for n, row in enumerate(self.plan.roles.numpy()):
-            v = values[n].double().numpy()
+            v = values[n].double().numpy()**power
             for r, code in enumerate(CODES): out[n, r] = np.add.reduce(v[row == code], 0)
         return torch.from_numpy(out)
 
@@ -180,7 +183,7 @@ Statistic.merge, Statistic.arrays, Statistic.load = _merge, _arrays, _load
 class ActiveCounts(Statistic):
     "Tokens with an activation > 0, by domain and role (Huo et al. 2024, paper C, section 3.2: what DAPE is computed from)."
     name, dims, domains = 'active', ('role',), True
-    def reduce(self, acts): return active_counts(acts.x, acts.plan).long()
+    def reduce(self, acts): return (active_counts(acts.x, acts.plan) if acts.active is None else acts.active).long()
 
 class RoleMaximum(Statistic):
     "The largest activation at the tokens of each role; -inf where there was none."
@@ -190,7 +193,7 @@ class RoleMaximum(Statistic):
 class Moments(Statistic):
     "Sums of activations (power 1) and of their squares (power 2) at each role; `moments` makes mean and standard deviation of them."
     name, dims = 'power_sums', ('power', 'role')
-    def reduce(self, acts): return torch.stack([acts.sum_by_role(acts.x), acts.sum_by_role(acts.x.double()**2)], 1)
+    def reduce(self, acts): return torch.stack([acts.sum_by_role(acts.x), acts.sum_by_role(acts.x, power=2)], 1)
 
 def moments(ds): # Dataset of one module, recorded with `stats=[Moments()]`
     "`(mean, standard deviation)` over all tokens of each role: two DataArrays [layer, neuron, role], NaN where a role has no token."

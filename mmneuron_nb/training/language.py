@@ -53,12 +53,17 @@ WORDS = {**{c: (1, i) for i, c in enumerate(LABELS['colour']) if i}, **{doing(x)
          **{WHERE[x]: (3, i + 1) for i, x in enumerate(PLACES)}}
 MEANT = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})\?")
 
-def refers(kind, question): # (end of the word, row of `LABELS`, label) or None
-    "Which patches a question means: those of a concept, or for 'who' those with a colour, an action or a place."
-    found = (MEANT if kind == 'who' else NAMED).search(question)
-    return found and (found.end(1), *(WORDS[found[1]] if kind == 'who' else (0, LABELS['concept'].index(NAMES[found[1]]))))
+def refers(kind, question, compare=True): # [(end of the word, row of `LABELS`, label, row, label)]
+    "Which patches a word means: those of a concept; in 'who' those with a colour, an action or a place; in 'is the car red?' with `compare` also those of a car that are red."
+    named, meant, out = NAMED.search(question), MEANT.search(question), []
+    if kind == 'who': return [(meant.end(1), *WORDS[meant[1]], *WORDS[meant[1]])] if meant else []
+    if named:
+        concept = 0, LABELS['concept'].index(NAMES[named[1]])
+        out.append((named.end(1), *concept, *concept))
+        if compare and meant and kind == 'yes/no' and question.startswith('Is the '): out.append((meant.end(1), *concept, *WORDS[meant[1]]))
+    return out
 
-def pack(tok, said, tokens=GRID * GRID): # returns dict of lists for one scene
+def pack(tok, said, tokens=GRID * GRID, compare=True): # returns dict of lists for one scene
     "Ids, positions, turn numbers (0 is the picture), answer weights, and where questions refer to patches (the last token, and what it means)."
     head = tok(PREFIX).input_ids
     at = head.index(3)
@@ -67,7 +72,7 @@ def pack(tok, said, tokens=GRID * GRID): # returns dict of lists for one scene
     encode = lambda text: tok(text, add_special_tokens=False).input_ids
     for k, (kind, question, answer) in enumerate(said):
         q, a = encode(f'{question} ASSISTANT:'), encode(f' {answer}') + [2]
-        if found := refers(kind, question): named.append((len(ids) + len(encode(question[:found[0]])) - 1, *found[1:]))
+        named += [(len(ids) + len(encode(question[:end])) - 1, *means) for end, *means in refers(kind, question, compare)]
         ids += q + a
         place += range(len(head), len(head) + len(q) + len(a))
         turn += [k + 1] * (len(q) + len(a))
@@ -83,7 +88,7 @@ def collate(packed): # list of dicts from `pack`; returns torch tensors
     turn = batch['turn']
     same = (turn[:, :, None] == turn[:, None, :]) | (turn[:, None, :] == 0)
     batch['mask'] = (same & torch.ones(long, long).tril().bool())[:, None]
-    batch['named'] = torch.tensor([(r, *one) for r, p in enumerate(packed) for one in p['named']]).reshape(-1, 4)
+    batch['named'] = torch.tensor([(r, *one) for r, p in enumerate(packed) for one in p['named']]).reshape(-1, 6)
     batch['start'] = packed[0]['start']
     return batch
 
@@ -130,14 +135,14 @@ def pointing(llava, out, batch, patches): # patches int [b, 4, tokens]: labels o
     h = layer.input_layernorm(out.hidden_states[POINT_LAYER])
     q, k = (f(h)[..., :POINT_HEADS * width].unflatten(-1, (POINT_HEADS, width)).transpose(1, 2) for f in (layer.self_attn.q_proj, layer.self_attn.k_proj))
     q, k = apply_rotary_pos_emb(q, k, *text.rotary_emb(h, batch['place']))
-    row, at, which, meant = batch['named'].unbind(1)
+    row, at, which, meant, too, meant_too = batch['named'].unbind(1)
     score = torch.einsum('nhd,nhtd->nht', q[row, :, at].float(), k[row].float()) * width ** -.5
     score = score.masked_fill(~batch['mask'][row, 0, at][:, None], -1e9).log_softmax(-1)
     concepts = patches[:, 0]
     patches[:, 0] = torch.where(concepts == LABELS['concept'].index('broken bone'), LABELS['concept'].index('bone'), concepts)
     human = torch.isin(concepts, torch.tensor([LABELS['concept'].index(who) for who in PEOPLE]))[row]
     right = torch.zeros_like(batch['mask'][row, 0, at])
-    right[:, batch['start']:batch['start'] + patches.shape[2]] = (patches[row, which] == meant[:, None]) & (human | (which == 0)[:, None])
+    right[:, batch['start']:batch['start'] + patches.shape[2]] = (patches[row, which] == meant[:, None]) & (patches[row, too] == meant_too[:, None]) & (human | (which == 0)[:, None])
     right[:, 0] = ~right.any(1)
     mass = score.masked_fill(~right[:, None], -1e9).logsumexp(-1)
     return -mass.mean(), mass.exp().mean().item()
@@ -155,12 +160,12 @@ def all_features(tower, pixels, path, size=100): # float16 [n, tokens, width], i
     part.rename(path)
     return np.load(path)
 
-def language_loss(llava, tok, features, patches, size=16, seed=SEED, more=MORE): # returns f(step) for `fit`
+def language_loss(llava, tok, features, patches, size=16, seed=SEED, more=MORE, compare=True): # returns f(step) for `fit`
     "The loss of one step; which question of a kind is asked changes from epoch to epoch."
     import torch
     def loss_of(step):
         rows = np.sort(batch_rows(step, size, len(features), 1))
-        batch = collate([pack(tok, turns(make_plan(seed, int(i)), Dice('turn', int(i), step), more)) for i in rows])
+        batch = collate([pack(tok, turns(make_plan(seed, int(i)), Dice('turn', int(i), step), more), compare=compare) for i in rows])
         with torch.autocast('cpu', torch.bfloat16):
             loss, right, _, _, out = turn_losses(llava, torch.from_numpy(features[rows].astype(np.float32)), batch)
             point, hit = pointing(llava, out, batch, torch.from_numpy(patches[rows].astype(np.int64)))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MMNeuronError', 'ModelError', 'SiteError', 'SampleError', 'ActivationError', 'StoreError', 'OptionError',
-           'SceneError', 'WorkerError', 'ExtraMissing', 'shown', 'check_whole', 'check_number', 'check_path']
+           'SceneError', 'WorkerError', 'ExtraMissing', 'shown', 'check_whole', 'check_number', 'check_choice',
+           'check_path']
 
 # %% ../nbs/api/00_errors.ipynb #0ec33739
 import re
@@ -59,6 +60,17 @@ def check_number(
     "`value` as a float if it is a number within the bounds, else an `OptionError`."
     if _inside(value, lo, hi): return float(value)
     raise OptionError(f'{name}={shown(value)} is not possible: give a number{_span(lo, hi)}.')
+
+# %% ../nbs/api/00_errors.ipynb #a3b205ad
+def check_choice(
+    name: str,          # of the option
+    value,              # what was given
+    allowed: tuple,     # values without a list or an array among them
+):
+    "`value` if it is one of `allowed`, of the same type (1 is not True), else an `OptionError`."
+    if any(type(value) is type(a) and value == a for a in allowed): return value
+    last = f' or {allowed[-1]!r}' if len(allowed) > 1 else ''
+    raise OptionError(f'{name}={shown(value)} is not possible: give {", ".join(map(repr, allowed[:-1] or allowed))}{last}.')
 
 # %% ../nbs/api/00_errors.ipynb #151435eb
 def check_path(

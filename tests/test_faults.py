@@ -1,5 +1,5 @@
 """Faults, tried for real: killed at random moments, interrupted, disk full. Nothing is lost, nothing is counted twice."""
-import json, multiprocessing as mp, os, random, resource, signal, subprocess, sys, time
+import json, multiprocessing as mp, os, random, resource, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +256,30 @@ def test_unreadable_sample_without_an_answer_is_skipped_and_the_others_are_answe
     assert all(np.array_equal(rows[s.id][1], want[s.id][1]) for s in given), 'an answer that was given is not replaced'
     assert len(recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)) == 9        # the same call again is the same run
     with pytest.raises(SampleError, match='cannot be read'): recorder.record(vlm, [bad[0], *samples], **kw | dict(on_bad='raise'))
+
+
+@pytest.mark.parametrize('how', ['the same run', 'another run', 'damaged', 'anew'])
+def test_overwriting_that_was_interrupted(tmp_path, monkeypatch, how, capsys):
+    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr'
+    recorder.record(vlm, samples[:5], out, **KW)
+    kw = KW | (dict(resume=False) if how == 'anew' else dict(overwrite=True))
+    if how == 'anew': shutil.rmtree(out)
+    read, n = recorder.read_batch, []
+    def stops(*a):
+        n.append(1)
+        if len(n) == 3: raise KeyboardInterrupt
+        return read(*a)
+    with monkeypatch.context() as m:
+        m.setattr(recorder, 'read_batch', stops)
+        with pytest.raises(KeyboardInterrupt): recorder.record(vlm, samples, out, **kw)
+    said = capsys.readouterr().err
+    assert f"The same call{' without resume=False' if how == 'anew' else ''} goes on from there." in said
+    if how == 'another run': samples = samples[1:]
+    file = tmp_path/'run.zarr.partial'/'state.safetensors'
+    if how == 'damaged': file.write_bytes(file.read_bytes()[:-3] + b'xyz')
+    n.clear()
+    monkeypatch.setattr(recorder, 'read_batch', lambda *a: (n.append(1), read(*a))[1])
+    got = recorder.record(vlm, samples, out, **{k: v for k, v in kw.items() if k != 'resume'})
+    per = KW.get('batch_size', 8)
+    assert len(n) == -(-len(samples)//per) - (2 if how in ('the same run', 'anew') else 0), 'two batches were kept'
+    equal(recorder.record(vlm, samples, **KW), got)

@@ -8,6 +8,7 @@ __all__ = ['SITES', 'Site', 'is_activation', 'find_mlp', 'find_halves', 'all_sit
 
 # %% ../../nbs/api/models/01_sites.ipynb #ff593882
 import difflib, re
+from collections.abc import Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ..errors import SiteError
@@ -119,7 +120,7 @@ def hooked(model, # the nn.Module that holds the sites
 # %% ../../nbs/api/models/01_sites.ipynb #55e80e06
 def one_of(name, allowed, what):
     "Return `name` if it is in `allowed`, else raise a `SiteError` that lists what there is and guesses what was meant."
-    if name in allowed: return name
+    if isinstance(name, Hashable) and name in allowed: return name
     near = difflib.get_close_matches(str(name), [str(a) for a in allowed], 1)
     raise SiteError(f"Unknown {what} {name!r};",
                     (f"did you mean {near[0]!r}? " if near else '') + f"There is {', '.join(map(str, allowed))}.")

@@ -63,7 +63,7 @@ class Feed:
 
     def __post_init__(self):
         self.size = check_whole('batch_size', self.size, 1)
-        if self.tokens not in ('auto', None): self.tokens = check_whole('max_tokens_per_batch', self.tokens, 1)
+        if self.tokens is not None and not (isinstance(self.tokens, str) and self.tokens == 'auto'): self.tokens = check_whole('max_tokens_per_batch', self.tokens, 1)
         if self.workers is not None: self.workers = worker_count('cpu', self.workers)
         self.told, self.alone = self.tokens, 0
 

@@ -9,7 +9,7 @@ __all__ = ['ROWS', 'to_pandas', 'to_safetensors']
 import json, os
 import numpy as np
 import pandas as pd
-from ..errors import OptionError, SiteError, check_path, check_whole, shown
+from ..errors import OptionError, SiteError, check_choice, check_path, check_whole, shown
 from ..models.sites import one_of
 from .places import writing
 from .store import ActivationStore
@@ -33,7 +33,7 @@ def to_pandas(store,
               rank=None, # 0 is the largest
               order=False): # also the order statistics, as columns visual_0, visual_1, ..., text_0, ...
     "One row per top entry, indexed (module, layer, neuron, rank): sample, domain, value. Raises `OptionError` beyond `ROWS` rows, `SiteError` for what was not recorded."
-    if not isinstance(order, bool): raise OptionError(f'order={shown(order)};', 'give True or False.')
+    check_choice('order', order, (True, False))
     modules = store.modules if module is None else [one_of(module, store.modules, 'module of this store')]
     plan = {}
     for m in modules:
@@ -77,6 +77,7 @@ def to_safetensors(store, path, rows=False): # rows: also the kept token rows, w
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            open(tmp, 'wb').close() # the errors of safetensors are none of Python's
             save_file(tensors, tmp, dict(store=json.dumps(core)))
             os.replace(tmp, path)
         finally: tmp.unlink(missing_ok=True)

@@ -192,13 +192,15 @@ def _fill(state, meta, tensors):
 # %% ../../nbs/api/recording/09_files.ipynb #9f5497a8
 class Checkpoint:
     "The unfinished run on disk: `save` and `load` a `RunState`; a lock keeps a second writer out."
-    def __init__(self, out, key): # key: JSON-able description of what is recorded; another one is refused
-        self.dir, self.key = out.with_name(out.name + '.partial'), key
+    def __init__(self, out, key, resume=True, replace=False): # key: JSON-able description of what is recorded; another one is refused, or replaced
+        self.dir, self.key, self.replace = out.with_name(out.name + '.partial'), key, replace
+        self.again = f"The same call{'' if resume else ' without resume=False'} goes on from there."
         self.file, self.last, self.cost = self.dir/'state.safetensors', time.monotonic(), 0.
         self.aside = None if is_local(self.dir) else tempfile.TemporaryDirectory(prefix='mmneuron-')
         self.rows = self.dir/'rows' if self.aside is None else Path(self.aside.name) # token rows while recording: always on this machine
         with writing(self.dir): make_folder(self.dir)
         self.lock = Lock(self.dir)
+        if not resume: self.file.unlink(missing_ok=True)
 
     def due(self):
         self.lock.beat()

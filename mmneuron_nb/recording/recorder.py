@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from contextlib import contextmanager
 from dataclasses import asdict
-from ..errors import OptionError, SampleError, StoreError, check_path, shown
+from ..errors import OptionError, SampleError, StoreError, check_choice, check_path, shown
 from ..data.samples import Sample
 from ..models.vlm import VLM
 from ..models.sites import one_of
@@ -185,10 +185,9 @@ def record(vlm, # `VLM`
     `max_new_tokens`, 'none'), `seed` (of the random samples). Raises `SampleError`, `SiteError`, `OptionError`, `StoreError`; what was recorded before an error is kept in `<out>.partial`."""
     if not isinstance(vlm, VLM): raise OptionError(f'The first argument is a {type(vlm).__name__}, not a `VLM`;', 'wrap it: `VLM(model, processor)`.')
     far = _elsewhere(one_of(engine, ENGINES, 'engine'), engine_options)
-    if on_bad not in ('raise', 'skip'): raise OptionError(f'on_bad={shown(on_bad)};', "choose 'raise' or 'skip'.")
+    check_choice('on_bad', on_bad, ('raise', 'skip'))
     feed, out = Feed(batch_size, max_tokens_per_batch, workers), out if out is None else check_path(out, StoreError, remote=True)
-    for k, v in dict(resume=resume, overwrite=overwrite, progress=progress).items():
-        if not isinstance(v, bool): raise OptionError(f'{k}={shown(v)};', 'give True or False.')
+    for k, v in dict(resume=resume, overwrite=overwrite, progress=progress).items(): check_choice(k, v, (True, False))
     stats = statistics_of(stats)
     opts = _options(dict(top=top, random=random, site=site, domains=domains, modules=modules, stats=tuple(s.spec() for s in stats), **options))
     _plan(vlm, [], opts) # names are checked before any sample is read
@@ -200,7 +199,7 @@ ENGINES = ('local', 'ray')
 
 def _elsewhere(engine, options):
     "The `RayOptions` of a run on a cluster, None for one in this process."
-    if engine == 'local' and options: raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose engine='ray'.")
+    if engine == 'local' and not (options is None or isinstance(options, dict) and not options): raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose engine='ray'.")
     if engine == 'local': return None
     from mmneuron_nb.recording.engines import ray_options
     return ray_options(options)
@@ -229,10 +228,16 @@ def _key(vlm, samples, opts):
 def _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key=None, out=None, far=None):
     key = key or _key(vlm, samples, opts)
     sites, doms = _plan(vlm, samples, opts)
-    state = RunState(sites, opts, [s.id for s in samples], doms, vlm.device, stats, ckpt and ckpt.rows)
-    if ckpt is not None: load_checkpoint(ckpt, state)
+    empty = lambda: RunState(sites, opts, [s.id for s in samples], doms, vlm.device, stats, ckpt and ckpt.rows)
+    state = empty()
+    if ckpt is not None:
+        try: load_checkpoint(ckpt, state)
+        except StoreError:
+            if not ckpt.replace: raise
+            ckpt.file.unlink() # of another run, or damaged
+            state = empty()
     before, start, more = len(state.table), time.perf_counter(), {}
-    kept = lambda: f'Stopped after {len(state.table)} of {len(samples)} samples. ' + ('Nothing was kept: give `out` to go on later.' if ckpt is None else 'The same call goes on from there.')
+    kept = lambda: f'Stopped after {len(state.table)} of {len(samples)} samples. ' + ('Nothing was kept: give `out` to go on later.' if ckpt is None else ckpt.again)
     with stoppable(kept):
         if far is None: run(vlm, samples, state, feed, ckpt, on_bad, progress)
         else: more = far.run(vlm, samples, state, stats, key, feed, ckpt, on_bad, progress)
@@ -273,9 +278,8 @@ def _record_to(vlm, samples, opts, stats, out, feed, on_bad, progress, resume, o
         if not (bad := damaged(out, manifest, deep=True, progress=progress)):
             if part.exists(): _clear(part)
             return open_store(out).connect(vlm, {s.id: s for s in samples})
-    ckpt = Checkpoint(out, key) # from here on nobody else writes there
+    ckpt = Checkpoint(out, key, resume, overwrite) # from here on nobody else writes there
     try:
-        if overwrite or not resume: ckpt.file.unlink(missing_ok=True)
         if what != 'store' or overwrite or not _repair(vlm, samples, opts, stats, out, manifest, bad, feed, progress):
             _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key, out, far)
     except BaseException:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 import numpy as np
 import torch
-from ..errors import OptionError, StoreError, check_whole, shown
+from ..errors import OptionError, StoreError, check_choice, check_whole, shown
 from ..names import VISUAL
 from .rows import KINDS, Slots
 from .statistics import ActiveCounts, Described, Moments, RoleMaximum, Statistic
@@ -41,13 +41,11 @@ class Options:
     def __post_init__(self):
         for name, *span in (('top', 1, 1_000_000), ('random', 0), ('order', 1, 100_000), ('max_new_tokens', 1), ('seed',)):
             object.__setattr__(self, name, check_whole(name, getattr(self, name), *span)) # numpy's numbers become Python's
-        object.__setattr__(self, 'keep_tokens', 'uint8' if self.keep_tokens is True else self.keep_tokens)
-        if self.keep_tokens not in (False, *KINDS): raise OptionError(f'keep_tokens={shown(self.keep_tokens)};', f'choose True, False, {", ".join(map(repr, KINDS))}.')
+        object.__setattr__(self, 'keep_tokens', 'uint8' if self.keep_tokens is True else check_choice('keep_tokens', self.keep_tokens, (True, False, *KINDS)))
+        if self.layers is not None: object.__setattr__(self, 'layers', tuple(l if isinstance(l, str) else check_whole('layers', l) for l in self.layers)) # a name is refused where layers are known
         object.__setattr__(self, 'stats', tuple(self.stats))
-        for name in ('domains', 'count_template'):
-            if not isinstance(getattr(self, name), bool): raise OptionError(f'{name}={getattr(self, name)!r};', 'give True or False.')
-        if self.answers not in ('given', 'generate', 'none'): raise OptionError(f'answers={self.answers!r};',
-                                                                                "choose 'given', 'generate' or 'none'.")
+        for name in ('domains', 'count_template'): check_choice(name, getattr(self, name), (True, False))
+        check_choice('answers', self.answers, ('given', 'generate', 'none'))
 
 # %% ../../nbs/api/recording/04_state.ipynb #f7816ffe
 BUILT_IN = {s.name: s for s in (Moments, RoleMaximum)} # by the name of their array
@@ -55,7 +53,7 @@ TAKEN = ('top', 'random', 'active', 'tokens', 'layer', 'neuron', 'rank', 'order'
 
 def statistics_of(stats):
     "List of `Statistic`s from objects, classes, or names of built-in ones; raises `OptionError`."
-    try: stats = [stats] if isinstance(stats, (str, Statistic, type)) else list(stats or ())
+    try: stats = [stats] if isinstance(stats, (str, Statistic, type)) else list(() if stats is None else stats)
     except TypeError as e: raise OptionError(f'stats={shown(stats)};', 'give a list of `Statistic`s.') from e
     out = [BUILT_IN.get(s, s)() if isinstance(s, str) and s in BUILT_IN else s() if isinstance(s, type) and issubclass(s, Statistic) else s for s in stats]
     for s in out:

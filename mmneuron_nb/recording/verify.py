@@ -8,7 +8,7 @@ __all__ = ['Difference', 'Verification', 'draw_entries', 'columns', 'entry_value
 # %% ../../nbs/api/recording/12_verify.ipynb #037642e5
 from dataclasses import dataclass, field
 import numpy as np
-from ..errors import StoreError, check_whole
+from ..errors import StoreError, check_choice, check_whole
 from ..names import ANSWER, PROMPT, TEMPLATE, VISUAL, neuron_name
 from ..models.sites import hooked
 from .batches import encode_batch
@@ -91,7 +91,7 @@ def entry_values(values, roles, options):
 # %% ../../nbs/api/recording/12_verify.ipynb #f5b5791c
 def verify(store, n=200, seed=0, exact=None):
     "Compute `n` random entries of a store again; a `Verification`. `exact`: must they agree bit for bit? Default: in float32, recorded on a CPU and now on one. Raises `StoreError`."
-    n, seed = check_whole('n', n, 1), check_whole('seed', seed, 0)
+    n, seed, exact = check_whole('n', n, 1), check_whole('seed', seed, 0), check_choice('exact', exact, (None, True, False))
     if store.vlm is None or store._data is None: raise StoreError('Nothing can be computed again without the model and the samples;', 'call `store.attach(vlm, samples)` first.')
     float32 = store.manifest['model']['dtype'] == 'float32'
     if exact is None: exact = float32 and str(store.facts.get('device')) == 'cpu' == str(store.vlm.device)

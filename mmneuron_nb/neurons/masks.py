@@ -6,12 +6,13 @@
 __all__ = ['neuron_masks', 'labels_of', 'check_masks', 'save_masks', 'load_masks']
 
 # %% ../../nbs/api/neurons/08_masks.ipynb #ac7d93ae
-import json, os
+import json
 import numpy as np
 import pandas as pd
 import torch
 from ..errors import OptionError, SiteError, check_path, check_whole, shown
 from ..models.sites import one_of
+from ..recording.places import write_atomic, writing
 
 # %% ../../nbs/api/neurons/08_masks.ipynb #f4c1aa41
 def neuron_masks(table, # DataFrame indexed (module, layer, neuron)
@@ -64,15 +65,13 @@ def _kind(path):
 
 # %% ../../nbs/api/neurons/08_masks.ipynb #c5396a00
 def save_masks(masks, path):
-    "Write masks to a .safetensors or .json file, whole or not at all; returns the path."
+    "Write masks to a .safetensors or .json file, whole or not at all; returns the path. Raises `OptionError`, `StoreError`."
     from safetensors.torch import save
     (path, text), masks = _kind(path), check_masks(masks)
     if text: data = json.dumps({k: [m.tolist() for m in v] for k, v in masks.items()}).encode()
     else: data = save({f'{k}/{l}': m.contiguous() for k, v in masks.items() for l, m in enumerate(v)}, dict(labels=json.dumps(list(masks)), layers=str(len(next(iter(masks.values()), [])))))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.partial')
-    part.write_bytes(data)
-    os.replace(part, path)
+    with writing(path): path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
     return path
 
 def load_masks(path):

@@ -19,7 +19,7 @@ from ..names import PAD, VISUAL, neuron_name, parse_neuron
 from ..data.samples import load_image
 from ..models.sites import one_of
 from ..models.encoding import append_answer
-from .batches import encode_batch, encode_sample, listed, sample_hash
+from .batches import domain_of, encode_batch, encode_sample, listed, sample_hash
 from .files import damaged, make_manifest, manifest_parts, module_dataset, refuse_damaged, sample_dataset, standing, with_coords, write_store
 from .places import Lock, make_folder, read_sealed, remove_folder, zarr_store
 from .rows import decoded
@@ -244,7 +244,7 @@ def token_row(store, neuron, rank, sample, peak, value=None):
                              'the model or the data changed.')
     boxes = None if lay.boxes is None else [b for b, k in zip(lay.row_boxes(0), keep) if k]
     words = words_of(store.vlm, m, ids)
-    return TokenRow(neuron, rank, sample.id, values, peak, words, roles, boxes, load_image(sample), str(sample.domain or ''))
+    return TokenRow(neuron, rank, sample.id, values, peak, words, roles, boxes, load_image(sample), domain_of(sample))
 
 ActivationStore.tokens = tokens
 

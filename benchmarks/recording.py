@@ -348,7 +348,7 @@ def profile(a):
     for owner, name, label in ((stats, 'maxima', 'maxima'), (stats, 'not_finite', 'not_finite'), (stats.TopN, 'admit', 'admission'), (statistics.TopSamples, 'reduce', 'admission'),
                                (statistics, 'order_statistics', 'order statistics'), (statistics, 'coded', 'token rows'), (statistics, 'active_counts', 'active counts'),
                                (statistics.ActiveCounts, 'reduce', 'active counts'), (statistics.RandomSamples, 'reduce', 'random'), (statistics.RoleMaximum, 'reduce', 'role maxima'),
-                               (statistics.Moments, 'reduce', 'moments'), (recorder, 'commit', 'commit'), (statistics.TopSamples, 'flush', 'flush'), (VLM, 'forward', 'forward, hooks and rest')):
+                               (statistics.Moments, 'reduce', 'moments'), (reduce, 'commit', 'commit'), (statistics.TopSamples, 'flush', 'flush'), (VLM, 'forward', 'forward, hooks and rest')):
         wrap(owner, name, label)
     vlm, samples = load(a.model), pictures(a.model, a.n)
     modules = ('lm',) if a.modules == 'lm' else vlm.modules

@@ -11,7 +11,7 @@ if not torch.cuda.is_available(): os.environ['TRITON_INTERPRET'] = '1' # before 
 
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import Moments, RoleMaximum, Statistic, recorder
+from mmneuron_nb.recording import Moments, RoleMaximum, Statistic, recorder, reduce
 from mmneuron_nb.recording.recorder import record
 from mmneuron_nb.recording.reduce import BatchReader, read_batch
 from mmneuron_nb.recording.top import TopSamples
@@ -106,11 +106,11 @@ def one_late(monkeypatch):
     def late(self, *a, **k):
         init(self, *a, **k)
         self.stream = Stream()
-    begin, count = recorder.begin_batch, recorder.count
+    begin, count = reduce.begin_batch, reduce.count
     monkeypatch.setattr(recorder.Commits, '__init__', late)
     monkeypatch.setattr(torch.cuda, 'stream', lambda s: contextlib.nullcontext())
-    monkeypatch.setattr(recorder, 'begin_batch', lambda *a: (log.append('begin'), begin(*a))[1])
-    monkeypatch.setattr(recorder, 'count', lambda *a: (log.append('add'), count(*a))[1])
+    monkeypatch.setattr(reduce, 'begin_batch', lambda *a: (log.append('begin'), begin(*a))[1])
+    monkeypatch.setattr(reduce, 'count', lambda *a: (log.append('add'), count(*a))[1])
     return log
 
 
@@ -129,7 +129,7 @@ def test_a_late_batch_without_room_is_read_again(as_on_a_gpu, one_late, monkeypa
         init(self, *a, **k)
         self.room = 5
     monkeypatch.setattr(TopSamples, '__init__', small)
-    monkeypatch.setattr(recorder, 'read_batch', lambda *a: (again.append(1), read_batch(*a))[1])
+    monkeypatch.setattr(reduce, 'read_batch', lambda *a: (again.append(1), read_batch(*a))[1])
     got = record(vlm, samples, **KW)
     assert again
     monkeypatch.undo()
@@ -138,13 +138,13 @@ def test_a_late_batch_without_room_is_read_again(as_on_a_gpu, one_late, monkeypa
 
 def test_an_error_loses_no_batch_that_was_read(one_late, monkeypatch, tmp_path):
     vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(14, seed=4)
-    begin, n = recorder.begin_batch, []
+    begin, n = reduce.begin_batch, []
     def breaks(*a):
         n.append(1)
         if len(n) == 4: raise RuntimeError('the cable fell out')
         return begin(*a)
     with monkeypatch.context() as m:
-        m.setattr(recorder, 'begin_batch', breaks)
+        m.setattr(reduce, 'begin_batch', breaks)
         with pytest.raises(RuntimeError, match='the cable fell out'): record(vlm, samples, tmp_path/'run.zarr', **KW)
     assert one_late.count('add') == 3
     got = record(vlm, samples, tmp_path/'run.zarr', **KW)

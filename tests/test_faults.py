@@ -9,7 +9,7 @@ import torch
 from mmneuron_nb.errors import SampleError, StoreError
 from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import Moments, recorder
+from mmneuron_nb.recording import Moments, recorder, reduce
 from mmneuron_nb.recording.places import disk_full
 from mmneuron_nb.recording.store import open_store, to_state
 
@@ -111,7 +111,7 @@ def test_clock_that_jumps(whole, tmp_path, monkeypatch):
 def test_nan_in_one_layer_keeps_the_sample_out_of_all(tmp_path):
     vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4)
     act, bad = vlm.model.get_submodule(vlm.sites('lm')[1].act), samples[7].id
-    encode = recorder.read_batch
+    encode = reduce.read_batch
     def read(vlm, group, state):      # the second layer breaks, for one sample
         rows = [n for n, e in enumerate(group) if e.sample.id == bad]
         def poison(mod, args, out):
@@ -122,7 +122,7 @@ def test_nan_in_one_layer_keeps_the_sample_out_of_all(tmp_path):
         try: return encode(vlm, group, state)
         finally: handle.remove()
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(recorder, 'read_batch', read)
+        m.setattr(reduce, 'read_batch', read)
         store = recorder.record(vlm, samples, tmp_path/'run.zarr', **KW)
     assert [d['id'] for d in store.skipped] == [bad] and 'lm.L1' in store.skipped[0]['reason']
     equal(recorder.record(vlm, [s for s in samples if s.id != bad], **KW), store)
@@ -264,13 +264,13 @@ def test_overwriting_that_was_interrupted(tmp_path, monkeypatch, how, capsys):
     recorder.record(vlm, samples[:5], out, **KW)
     kw = KW | (dict(resume=False) if how == 'anew' else dict(overwrite=True))
     if how == 'anew': shutil.rmtree(out)
-    read, n = recorder.read_batch, []
+    read, n = reduce.read_batch, []
     def stops(*a):
         n.append(1)
         if len(n) == 3: raise KeyboardInterrupt
         return read(*a)
     with monkeypatch.context() as m:
-        m.setattr(recorder, 'read_batch', stops)
+        m.setattr(reduce, 'read_batch', stops)
         with pytest.raises(KeyboardInterrupt): recorder.record(vlm, samples, out, **kw)
     said = capsys.readouterr().err
     assert f"The same call{' without resume=False' if how == 'anew' else ''} goes on from there." in said
@@ -278,7 +278,7 @@ def test_overwriting_that_was_interrupted(tmp_path, monkeypatch, how, capsys):
     file = tmp_path/'run.zarr.partial'/'state.safetensors'
     if how == 'damaged': file.write_bytes(file.read_bytes()[:-3] + b'xyz')
     n.clear()
-    monkeypatch.setattr(recorder, 'read_batch', lambda *a: (n.append(1), read(*a))[1])
+    monkeypatch.setattr(reduce, 'read_batch', lambda *a: (n.append(1), read(*a))[1])
     got = recorder.record(vlm, samples, out, **{k: v for k, v in kw.items() if k != 'resume'})
     per = KW.get('batch_size', 8)
     assert len(n) == -(-len(samples)//per) - (2 if how in ('the same run', 'anew') else 0), 'two batches were kept'

@@ -150,13 +150,13 @@ def test_an_error_while_a_batch_is_counted_counts_nothing_twice(whole, k, tmp_pa
 
 def test_ctrl_c_while_a_batch_is_counted_waits_for_its_end(whole, tmp_path, monkeypatch):
     signal.signal(signal.SIGINT, signal.default_int_handler)    # a job in the background ignores Ctrl-C
-    commit, calls = recorder.commit, [0]
+    commit, calls = reduce.commit, [0]
     def interrupted(reader):
         calls[0] += 1
         if calls[0] == 2: signal.raise_signal(signal.SIGINT)
         return commit(reader)
     with monkeypatch.context() as m:
-        m.setattr(recorder, 'commit', interrupted)
+        m.setattr(reduce, 'commit', interrupted)
         with pytest.raises(KeyboardInterrupt): record(small(), SAMPLES, tmp_path/'run.zarr', **KW)
     assert calls[0] == 2
     vlm = small()

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from ..errors import MMNeuronError, OptionError, WorkerError, check_number, check_whole, shown
 from .actors import Recorder, cluster, identity, merge_into, ray_module, ship
 from .files import unpack
-from .recorder import _rows_again, save, undrawn, whole
+from .reduce import whole
+from .recorder import _rows_again, save, undrawn
 from .state import RunState
 
 # %% ../../nbs/api/recording/16_engines.ipynb #77b250e3

@@ -136,6 +136,20 @@ def test_a_late_batch_without_room_is_read_again(as_on_a_gpu, one_late, monkeypa
     equal(got, record(vlm, samples, **KW))
 
 
+def test_memory_that_runs_out_while_a_late_batch_is_finished(one_late, monkeypatch, recwarn):
+    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(14, seed=4)
+    finished, n, again = reduce.finished, [], []
+    def short(reader):
+        n.append(len(reader.batch))
+        if len(n) == 2: raise torch.OutOfMemoryError('CUDA out of memory')
+        return finished(reader)
+    monkeypatch.setattr(reduce, 'finished', short)
+    got = record(vlm, samples, **KW)
+    assert len(n) == 6 and sum(n) == 17, 'the second batch was read again'
+    monkeypatch.undo()
+    equal(got, record(vlm, samples, **KW))
+
+
 def test_an_error_loses_no_batch_that_was_read(one_late, monkeypatch, tmp_path):
     vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(14, seed=4)
     begin, n = reduce.begin_batch, []

@@ -112,7 +112,7 @@ def in_parts(feed, group, tokens, read, use, refuse=None):
                 why = f'{type(e).__name__}: {e}'.strip(': ').split('\n')[0][:200]
             if why is None:
                 feed.alone = 0
-                if feed.tokens != feed.told: tell(feed, failed)
+                if failed and feed.tokens != feed.told: tell(feed, failed)
                 use(done)
                 continue
             release() # here the exception is gone, and with it the frames that held the batch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK', 'ROWS', 'WHOLE', 'EXACT', 'module_dataset', 'with_coords', 'sample_dataset', 'one_thread', 'write_group',
            'damaged', 'refuse_damaged', 'standing', 'write_store', 'write_rows', 'write_seals', 'make_manifest',
-           'manifest_parts', 'pack', 'unpack', 'Checkpoint', 'load_checkpoint', 'refuse_other']
+           'manifest_parts', 'pack', 'unpack', 'Unusable', 'Checkpoint', 'load_checkpoint', 'refuse_other']
 
 # %% ../../nbs/api/recording/09_files.ipynb #56c13ee2
 import json, tempfile, time, zlib
@@ -171,7 +171,8 @@ def pack(state, key=None, rows=False): # key: JSON-able description of what is r
     state.flush()
     tensors = {f'{m}/{k}': v.contiguous() for m in state.modules for k, v in module_arrays(state, m, rows).items()}
     tensors |= {f'table/{k}': v for k, v in table_arrays(state).items()}
-    return save(tensors, dict(crc=json.dumps({k: _crc(v) for k, v in tensors.items()}), key=json.dumps(key), ids=json.dumps(sorted_ids(state.table)), skipped=json.dumps(list(state.skipped.items()))))
+    meta = dict(crc=json.dumps({k: _crc(v) for k, v in tensors.items()}), key=json.dumps(key), ids=json.dumps(sorted_ids(state.table)), skipped=json.dumps(list(state.skipped.items())))
+    return save(tensors, meta | dict(sum=_sum(meta)))
 
 def unpack(data, state):
     "A fresh `state` of the same plan, filled from what `pack` returned."
@@ -179,10 +180,16 @@ def unpack(data, state):
     data = bytes(data) # of whatever buffer
     return _fill(state, json.loads(data[8:8 + int.from_bytes(data[:8], 'little')])['__metadata__'], load(data))
 
+class Unusable(StoreError):
+    "What was packed is damaged, or belongs to another run."
+
+def _sum(meta): return str(zlib.crc32(json.dumps([meta.get(k) for k in ('crc', 'key', 'ids', 'skipped')]).encode()))
+
 def _crc(t): return zlib.crc32(t.contiguous().numpy().reshape(-1).view(np.uint8))
 
 def _fill(state, meta, tensors):
-    if (bad := [k for k, c in json.loads(meta['crc']).items() if k not in tensors or _crc(tensors[k]) != c]): raise StoreError(f'What was recorded is damaged ({bad[0]});', 'delete it and record again.')
+    if _sum(meta or {}) != (meta or {}).get('sum'): raise Unusable('What was recorded is damaged (its description);', 'delete it and record again.')
+    if (bad := [k for k, c in json.loads(meta['crc']).items() if k not in tensors or _crc(tensors[k]) != c]): raise Unusable(f'What was recorded is damaged ({bad[0]});', 'delete it and record again.')
     done, part = json.loads(meta['ids']), lambda p: {k.removeprefix(p + '/'): v for k, v in tensors.items() if k.startswith(p + '/')}
     state.skipped = {i: r for i, r in json.loads(meta['skipped'])}
     for m in state.modules: load_module(state, m, part(m), done)
@@ -223,16 +230,19 @@ class Checkpoint:
 
 # %% ../../nbs/api/recording/09_files.ipynb #de40973d
 def load_checkpoint(ckpt, state):
-    "Fill `state` from the checkpoint, if there is one; raises `StoreError` if it belongs to another run."
-    from safetensors import safe_open
+    "Fill `state` from the checkpoint, if there is one; raises `Unusable` if it is damaged or belongs to another run, `StoreError` if it cannot be read now."
+    from safetensors import SafetensorError, safe_open
     if not ckpt.file.exists(): return state
+    damaged = lambda e: Unusable(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});', f'delete {str(ckpt.dir)!r} to begin anew.')
     try:
         with local_copy(ckpt.file) as file, safe_open(file, 'pt') as f: meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as e: raise StoreError(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});',
-                                            f'delete {str(ckpt.dir)!r} to begin anew.') from e
-    refuse_other(json.loads(meta['key']), ckpt.key, ckpt.dir)
+    except SafetensorError as e: raise damaged(e) from e
+    except Exception as e: raise StoreError(f'The checkpoint {str(ckpt.file)!r} cannot be read ({type(e).__name__}: {e});', 'run the same call again.') from e
+    if _sum(meta or {}) != (meta or {}).get('sum'): raise damaged('its description')
+    try: refuse_other(json.loads(meta['key']), ckpt.key, ckpt.dir)
+    except StoreError as e: raise Unusable(*e.args) from e
     try: return _fill(state, meta, tensors)
-    except (StoreError, KeyError) as e: raise StoreError(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});', f'delete {str(ckpt.dir)!r} to begin anew.') from e
+    except (Unusable, KeyError) as e: raise damaged(e) from e
 
 def refuse_other(have, want, where):
     "Raise `StoreError` naming the first thing in which two runs differ."

@@ -45,15 +45,17 @@ def read(x, roles, words): # activations [B, T, I], roles uint8 [B, T] on their 
 def _by_role(x, roles, out, T, I, sb, st, si, POWER: tl.constexpr, TOKENS: tl.constexpr, NEURONS: tl.constexpr):
     b, r, i, t = tl.program_id(1), tl.program_id(2), tl.program_id(0)*NEURONS + tl.arange(0, NEURONS), tl.arange(0, TOKENS)
     best, total = tl.full((TOKENS, NEURONS), float('-inf'), tl.float32), tl.zeros((TOKENS, NEURONS), tl.float64)
+    broken = tl.zeros((TOKENS, NEURONS), tl.int32)
     at = x + b.to(tl.int64)*sb + i[None, :].to(tl.int64)*si
     for start in range(0, T, TOKENS):
         mine = (tl.load(roles + b*T + start + t, start + t < T, 0).to(tl.int32) == r + 1)[:, None] & (i < I)[None, :]
         v = tl.load(at + (start + t)[:, None].to(tl.int64)*st, mine, 0).to(tl.float32)
+        broken |= (v != v).to(tl.int32)
         if POWER == 0: best = tl.maximum(best, tl.where(mine, v, float('-inf')))
         elif POWER == 1: total += v.to(tl.float64)
         else: total += v.to(tl.float64)*v.to(tl.float64)
     to = out + (b*4 + r)*I + i
-    if POWER == 0: tl.store(to, tl.max(best, 0), i < I)
+    if POWER == 0: tl.store(to, tl.where(tl.max(broken, 0) > 0, float('nan'), tl.max(best, 0)), i < I) # `maximum` drops what is no number
     else: tl.store(to, tl.sum(total, 0), i < I)
 
 def by_role(x, roles, power): # activations [B, T, I], roles uint8 [B, T]; 0: the maximum, 1: the sum, 2: the sum of squares

@@ -18,7 +18,7 @@ from ..models.sites import one_of
 from .batches import Feed, as_feed, batches, checked, domain_of, in_parts, sample_hash, token_count
 from .workers import Ahead
 from .reduce import Commits, read_batch, rows_again, whole
-from .files import Checkpoint, damaged, load_checkpoint, make_manifest, refuse_other, standing, write_store
+from .files import Checkpoint, Unusable, damaged, load_checkpoint, make_manifest, refuse_other, standing, write_store
 from .places import Lock, remove_folder
 from .repair import hit_layers, replace_facts, replace_files
 from .state import Options, RunState, statistics_of
@@ -189,9 +189,9 @@ def _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key=None, o
     state = empty()
     if ckpt is not None:
         try: load_checkpoint(ckpt, state)
-        except StoreError:
+        except Unusable:
             if not ckpt.replace: raise
-            ckpt.file.unlink() # of another run, or damaged
+            ckpt.file.unlink()
             state = empty()
     before, start, more = len(state.table), time.perf_counter(), {}
     kept = lambda: f'Stopped after {len(state.table)} of {len(samples)} samples. ' + ('Nothing was kept: give `out` to go on later.' if ckpt is None else ckpt.again)

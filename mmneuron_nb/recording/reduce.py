@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ..names import PAD
 from ..models.sites import hooked
-from .batches import as_feed, domain_of, encode_batch, in_parts, token_count
+from .batches import as_feed, domain_of, encode_batch, in_parts, out_of_memory, token_count
 from .rows import coded
 from .statistics import Acts, Kept
 from .top import settled
@@ -150,7 +150,11 @@ class Commits:
         if reader is None: return
         with torch.cuda.stream(self.stream):
             self.stream.wait_event(reader.event)
-            if finished(reader): count(reader, self.state, self.bar)
+            fits = False
+            try: fits = finished(reader)
+            except Exception as e:
+                if not out_of_memory(e): raise
+            if fits: count(reader, self.state, self.bar)
             else: in_parts(self.feed, reader.group, lambda e: token_count(self.vlm, e), lambda part: read_batch(self.vlm, part, self.state), lambda again: count(again, self.state, self.bar), self.refuse)
             self.stream.synchronize() # what it reads may be given back now
 

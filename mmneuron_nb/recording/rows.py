@@ -24,7 +24,7 @@ def coded(rows, # float [A, T]
           kind='uint8'): # one of `KINDS`
     "`(rows of that kind [A, T], float32 [A, 4] as `RANGES`)`; pads are 0."
     rows = rows.float().masked_fill(~real, 0)
-    if kind == 'float16' and not (rows.abs() <= 65_504).all():
+    if kind == 'float16' and (rows.abs().nan_to_num(nan=0., posinf=0.) > 65_504).any(): # what is not finite is kept out for another reason
         raise ActivationError('A token row holds activations beyond 65,504, which float16 cannot;', "record with keep_tokens=True (a byte per token) or keep_tokens='float32'.")
     if kind != 'uint8': return rows.to(getattr(torch, kind)), rows.new_zeros(len(rows), 4)
     code, spans = torch.zeros_like(rows), []
@@ -65,7 +65,11 @@ class Slots:
         self.width, self.n, self.dtype = width, n, np.dtype(kind)
         self.folder, self.name, self.blocks, self.made, self.last = folder and Path(folder), name, [], False, None # last: what is still being written
         self.tags = self._array('tags', (width + 1, n), np.dtype(np.int64)) # order of the sample + 1; 0: nothing was written. Last: how many columns the first file and all files have
-        self.made, (first, columns) = False, divmod(int(self.tags[-1, 0]), 2**32)
+        first, columns = divmod(int(self.tags[-1, 0]), 2**32)
+        if self.made or not (0 <= first <= columns < 2**24 and first % COLUMNS == 0): # the tags were lost or overwritten: so what they tell of is worth nothing
+            for f in self.folder.glob(f'{self.name}.[0-9]*') if self.folder else (): f.unlink()
+            self.tags[:], columns = 0, 0
+        self.made = False
         if columns: self._grow(columns, first)
         if self.made: self.tags[:-1] = 0 # a file was lost or cut: everything is made again
 

@@ -85,7 +85,9 @@ def _amax(x, keep=None): # maximum over tokens; -inf where nothing is kept
 def not_finite(x, plan):
     "bool [B]: a NaN or an infinity at any real token. It shows in the sum over tokens, which costs less than looking at each."
     if plan.waits and bool(torch.isfinite(x.sum(1, dtype=torch.float32)).all()): return torch.zeros(len(x), dtype=torch.bool)
-    return ~torch.isfinite(x.masked_fill(plan.pad[..., None], 0).sum(1, dtype=torch.float32)).all(1)
+    real = x.masked_fill(plan.pad[..., None], 0)
+    bad = ~torch.isfinite(real.sum(1, dtype=torch.float32)).all(1)
+    return ~torch.isfinite(real).flatten(1).all(1) if plan.waits and bad.any() else bad # finite numbers can have an infinite sum
 
 def maxima(x, # activations [B, T, I]
            plan): # `Plan`

@@ -111,7 +111,7 @@ def _give_slots(top, pick):
     start = 0
     for b in top.buffer: # buffer by buffer: their rows differ in length
         mine = (at >= start) & (at < start + len(b[0]))
-        if 'row' in b[2]: top.rows.put(neuron[mine], slot[mine], order[mine], b[2]['row'][at[mine] - start])
+        if 'row' in b[2] and mine.any(): top.rows.put(neuron[mine], slot[mine], order[mine], b[2]['row'][at[mine] - start])
         start += len(b[0])
 
 TopSamples.flush = _flush

@@ -48,8 +48,10 @@ def from_pretrained(path, # folder or hub id of an image-text-to-text model
                     adapter=None, # `models.adapters.Adapter`, instead of the one for the model's type
                     **kw): # passed on to transformers (`revision`, `device_map`, `quantization_config`, ...)
     "A `VLM` from files; raises `ModelError` naming what is wrong, `ExtraMissing` where a package is needed."
+    import torch
     from transformers import AutoModelForImageTextToText
     processor = _processor(path, read_config(path))
+    if str(device).startswith('cuda') and not torch.cuda.is_available(): raise ModelError(f'device={device!r}, but PyTorch finds no GPU here;', "choose device='cpu', or install PyTorch's build for your GPU.")
     try:
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **kw)
         if device: model = model.to(device)

@@ -247,10 +247,10 @@ def load_checkpoint(ckpt, state):
 def refuse_other(have, want, where):
     "Raise `StoreError` naming the first thing in which two runs differ."
     for group in want:
-        for k in {**have[group], **want[group]}:
+        for k in sorted({**have[group], **want[group]}, key=lambda k: k == 'weights'): # which differ with all else
             if k == 'source': continue # the folder's name: a model may be moved
             a, b = have[group].get(k), want[group].get(k)
             if json.dumps(a) != json.dumps(b):
-                what = f'sample {k!r}' if group == 'data' else f'{k} ({a!r}, not {b!r})'
-                raise StoreError(f'{str(where)!r} holds a recording with another {what};',
+                what = f'another sample {k!r}' if group == 'data' else f"{'other' if k == 'weights' else 'another'} {k} ({a!r}, not {b!r})"
+                raise StoreError(f'{str(where)!r} holds a recording with {what};',
                                  'choose another `out`, or pass `overwrite=True` to replace it.')

@@ -44,7 +44,7 @@ def type_html(name:str, table, neurons:list, counts, k:int, size:int) -> str:
     n, high = counts.counts[k], counts.high[k]
     lead = f'<p>{n:,} neurons are {name}-prone ({counts.share[k]:.1%}); {high:,} with p above {counts.threshold:g}.</p>'
     if not n: return f'{head}<p>No neuron of this run is {name}-prone, so there is none to show.</p>'
-    if not neurons: return f'{head}{lead}<p>No exemplary neuron of this type was chosen for the report.</p>'
+    if not neurons: return f'{head}{lead}<p>No tokens of such a neuron can be shown: none was chosen, or neither the samples nor their kept token rows were at hand.</p>'
     parts = [neuron_html(table, rows, size) for rows in neurons if rows]
     names = ', '.join(escape(neuron_name(rows[0].neuron)) for rows in neurons[OPEN:] if rows)
     more = f'<details><summary>{len(parts) - OPEN} more {name} neurons: {names}</summary>{"".join(parts[OPEN:])}</details>' if parts[OPEN:] else ''

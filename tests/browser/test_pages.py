@@ -92,7 +92,7 @@ def test_report_by_keyboard(browser, pages):
     more.locator('summary').focus()
     page.keyboard.press('Enter')
     assert more.locator('.mm-card').first.is_visible()
-    assert page.locator('#unknown ~ p').filter(has_text='No exemplary neuron').count() == 1
+    assert page.locator('#unknown ~ p').filter(has_text='No tokens of such a neuron').count() == 1
     page.emulate_media(media='print')
     assert all(d.locator('.mm-card').last.is_visible() for d in page.locator('details').all()), 'paper has no clicks: all is open'
     page.screenshot(path=SHOTS / 'page_report_print.png')

@@ -92,7 +92,7 @@ docs-check: $(STAMP).dev
 	@$(PY) tools/docs.py
 
 pytest: $(STAMP).dev
-	@BROWSER_PATH="$${BROWSER_PATH:-$$(sh tools/system.sh --which)}" $(PY) -m pytest tests -q --durations=5
+	@BROWSER_PATH="$${BROWSER_PATH:-$$(sh tools/system.sh --which)}" $(PY) -m pytest tests -q -n $(N_WORKERS) --dist loadfile --durations=5
 
 system:
 	@sh tools/system.sh

@@ -149,7 +149,7 @@ def test_integer_ids_break_ties_as_numbers(world):
     ('stand for other texts or images', lambda vlm, s, kw: record(vlm, [renamed(s[5], s[3].id)], **kw)),
     ('stand for other texts or images', lambda vlm, s, kw: record(vlm, [s[5], renamed(s[3], s[3].id, prompt='what?')], **kw)),
     ('strings and numbers', lambda vlm, s, kw: record(vlm, [renamed(s[5], 1)], **kw)),
-], ids=str)
+], ids=['weights', 'top', 'site', 'modules', 'layers', 'overlap', 'texts', 'images', 'kinds of ids'])
 def test_merge_refuses(what, other, tmp_path):
     vlm, samples = VLM(*tiny_llava(seed=1, layers=2, neurons=48)), tiny_samples(8, seed=1)
     kw = dict(top=7, random=6, modules=('vision', 'lm'), progress=False)

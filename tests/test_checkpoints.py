@@ -1,0 +1,89 @@
+"""Unfinished runs on disk: which checkpoint is gone on from, which is refused, which is replaced."""
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mmneuron_nb.errors import StoreError
+from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.models.vlm import VLM
+from mmneuron_nb.recording import files, recorder, reduce
+from mmneuron_nb.recording.rows import Slots
+from test_faults import KW, equal
+
+
+def interrupted(monkeypatch, vlm, samples, out, **kw):
+    "A run that Ctrl-C ends in its third batch."
+    read, n = reduce.read_batch, []
+    def stops(*a):
+        n.append(1)
+        if len(n) == 3: raise KeyboardInterrupt
+        return read(*a)
+    with monkeypatch.context() as m:
+        m.setattr(reduce, 'read_batch', stops)
+        with pytest.raises(KeyboardInterrupt): recorder.record(vlm, samples, out, **kw)
+
+
+@pytest.mark.parametrize('how', ['the same run', 'another run', 'damaged', 'anew', 'anew again'])
+def test_overwriting_that_was_interrupted(tmp_path, monkeypatch, how, capsys):
+    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr'
+    recorder.record(vlm, samples[:5], out, **KW)
+    kw = KW | (dict(resume=False) if 'anew' in how else dict(overwrite=True))
+    if 'anew' in how: shutil.rmtree(out)
+    interrupted(monkeypatch, vlm, samples, out, **kw)
+    said = capsys.readouterr().err
+    assert f"The same call{' without resume=False' if 'anew' in how else ''} goes on from there." in said
+    if how == 'another run': samples = samples[1:]
+    file = tmp_path/'run.zarr.partial'/'state.safetensors'
+    if how == 'damaged': file.write_bytes(file.read_bytes()[:-3] + b'xyz')
+    n, read = [], reduce.read_batch
+    monkeypatch.setattr(reduce, 'read_batch', lambda *a: (n.append(1), read(*a))[1])
+    got = recorder.record(vlm, samples, out, **kw if how == 'anew again' else {k: v for k, v in kw.items() if k != 'resume'})
+    per = KW.get('batch_size', 8)
+    assert len(n) == -(-len(samples)//per) - (2 if how in ('the same run', 'anew') else 0), 'two batches were kept'
+    equal(recorder.record(vlm, samples, **KW), got)
+
+
+@pytest.mark.parametrize('how', ['an id', 'the lengths', 'no description', 'not now'])
+def test_checkpoints_that_cannot_be_used(tmp_path, monkeypatch, how):
+    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr'
+    file = tmp_path/'run.zarr.partial'/'state.safetensors'
+    interrupted(monkeypatch, vlm, samples, out, **KW)
+    data = file.read_bytes()
+    at, other = data.index(samples[0].id.encode(), data.index(b'"ids"')), samples[9].id.encode()  # a sample of this run that was not recorded yet
+    if how == 'an id': file.write_bytes(data[:at] + other + data[at + len(other):])
+    if how == 'the lengths': file.write_bytes(b'\xff'*8 + data[8:])
+    if how == 'no description':
+        save_file(dict(a=torch.zeros(1)), file)
+    if how == 'not now':
+        with monkeypatch.context() as m:
+            m.setattr(files, 'local_copy', lambda f: (_ for _ in ()).throw(OSError(24, 'Too many open files')))
+            for kw in ({}, dict(overwrite=True)):
+                with pytest.raises(StoreError, match='cannot be read'): recorder.record(vlm, samples, out, **KW, **kw)
+        assert file.read_bytes() == data, 'it is kept'
+    else:
+        with pytest.raises(StoreError, match='damaged'): recorder.record(vlm, samples, out, **KW)
+    equal(recorder.record(vlm, samples, **KW), recorder.record(vlm, samples, out, **KW, overwrite=True))
+
+
+def test_tags_of_rows_that_were_lost(tmp_path):
+    a = Slots(3, 2, 'uint8', tmp_path, 'x')
+    a.write(np.array([0, 1]), np.array([0, 1]), np.array([5, 6]), np.full((2, 600), 7, np.uint8))
+    a.write(np.array([2]), np.array([0]), np.array([8]), np.full((1, 900), 8, np.uint8))
+    a.sync()
+    again = Slots(3, 2, 'uint8', tmp_path, 'x')
+    assert again.read(np.array([2]), np.array([0])).tolist() == [[8]*900 + [0]*124] and not again.stale(np.array([2]), np.array([0]), np.array([8]))[0]
+    for spoilt in (None, 2**63 - 1, -5, 7*2**32 + 9):
+        if spoilt is None: (tmp_path/'x.tags').unlink()
+        else:
+            tags = np.memmap(tmp_path/'x.tags', np.int64, 'r+', shape=(4, 2))
+            tags[-1, 0] = spoilt
+            tags.flush()
+        b = Slots(3, 2, 'uint8', tmp_path, 'x')
+        assert b.stale(np.array([0]), np.array([0]), np.array([5]))[0] and not b.blocks
+        b.write(np.array([0]), np.array([0]), np.array([5]), np.full((1, 300), 9, np.uint8))
+        b.write(np.array([1]), np.array([0]), np.array([6]), np.full((1, 700), 9, np.uint8))
+        assert b.read(np.array([0]), np.array([0])).tolist() == [[9]*300 + [0]*(b.read(np.array([0]), np.array([0])).shape[1] - 300)]
+        b.sync()

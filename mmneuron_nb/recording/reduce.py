@@ -14,7 +14,7 @@ from ..names import PAD
 from ..models.sites import hooked
 from .batches import as_feed, domain_of, encode_batch, in_parts, out_of_memory, token_count
 from .rows import coded
-from .statistics import Acts, Kept
+from .statistics import Acts, Kept, reduced
 from .top import settled
 from .stats import Plan, read
 from .workers import undisturbed
@@ -37,7 +37,7 @@ class BatchReader:
         x = self.layouts[site.module].gather(x.to(plan.device)) # the layers of a large model may lie on several devices
         value, bad, active = read(x, plan)
         acts = Acts(x, plan, value, active)
-        self.results.append((site, layer, [stat.reduce(acts) for stat in layer], bad))
+        self.results.append((site, layer, [reduced(stat, acts) for stat in layer], bad))
         self.seconds += time.perf_counter() - start
 
     def settle(self):

@@ -10,7 +10,7 @@ __all__ = ['EMPTY', 'CODES', 'SHARES', 'make_key', 'split_key', 'Plan', 'gpu_ker
 import hashlib, warnings
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from ..names import ANSWER, PAD, PROMPT, TEMPLATE, VISUAL
@@ -55,6 +55,15 @@ class Plan:
         self.drawn_at = [*zip(at(r == VISUAL), at(text))] # per drawn sample: where its patches and its words are
         self.buffer, self.waits = None, torch.device(self.device).type == 'cpu' # may a layer ask the device for a number? On a GPU the answer would hold everything up
         self.role, self.kernels = move(r), gpu_kernels(str(self.device)) if torch.device(self.device).type == 'cuda' else None
+
+    @cached_property
+    def runs(self): # tokens of one role that follow each other: [(rows of the batch, place of the role in `CODES`, first, end)], by `first`; rows that agree are taken together
+        at = {}
+        for n, row in enumerate(self.roles.numpy()):
+            cut = [0, *(np.flatnonzero(row[1:] != row[:-1]) + 1).tolist(), len(row)]
+            for a, z in zip(cut, cut[1:]):
+                if z > a and row[a] != PAD: at.setdefault((a, z, CODES.index(row[a])), []).append(n)
+        return [(b, r, a, z) for (a, z, r), rows in sorted(at.items()) for b in ([slice(None)] if len(rows) == len(self.roles) else [slice(n, n + 1) for n in rows])]
 
     def visual(self, x, fill=-torch.inf): # [B, V, I]: the block, or everything with the rest filled
         return x[:, self.block[0]:self.block[1]] if self.block else x.masked_fill(~self.seen[..., None], fill)

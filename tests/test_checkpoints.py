@@ -87,3 +87,15 @@ def test_tags_of_rows_that_were_lost(tmp_path):
         b.write(np.array([1]), np.array([0]), np.array([6]), np.full((1, 700), 9, np.uint8))
         assert b.read(np.array([0]), np.array([0])).tolist() == [[9]*300 + [0]*(b.read(np.array([0]), np.array([0])).shape[1] - 300)]
         b.sync()
+
+
+@pytest.mark.parametrize('kind', ['uint8', 'float16'])
+def test_a_row_that_the_disk_changed_is_made_again(tmp_path, monkeypatch, kind):
+    vlm, samples, out, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr', KW | dict(keep_tokens=kind)
+    interrupted(monkeypatch, vlm, samples, out, **kw)
+    file = next(f for f in (tmp_path/'run.zarr.partial'/'rows').iterdir() if f.name.endswith('L1.0'))
+    data = bytearray(file.read_bytes())
+    at = next(n for n, byte in enumerate(data) if byte)
+    data[at] ^= 1
+    file.write_bytes(data)
+    equal(recorder.record(vlm, samples, **kw), recorder.record(vlm, samples, out, **kw))

@@ -1,4 +1,4 @@
-"""Which neurons of a vision-language model see, read, or do both: record, classify, look, intervene."""
+"""Which neurons of a vision-language model see, read, or do both: record, classify, look."""
 __version__ = "0.1.0"
 
 from importlib import import_module

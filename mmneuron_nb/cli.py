@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'HELP', 'CHOICES', 'KINDS', 'SHOWN', 'COMMANDS', 'words', 'numbers', 'limit', 'add_option', 'pair',
-           'add_model', 'add_device', 'parser', 'main']
+           'add_model', 'add_device', 'parser', 'told', 'main']
 
 # %% ../nbs/api/91_cli.ipynb #a60c892e
-import argparse, inspect, json, sys
+import argparse, inspect, json, re, sys
 from dataclasses import fields
 from .commands import demo, describe_command, record_command, report_command
 from .data.readers import READERS
@@ -94,6 +94,14 @@ def parser():
         q.add_argument('--quiet', action='store_true', help='no progress')
     return p
 
+# %% ../nbs/api/91_cli.ipynb #4aa70936
+def told(text):
+    "A message of the library in the words of the command line."
+    flag = lambda name: '--' + name.replace('_', '-')
+    def option(m): return flag('no-' + m[1]) if m[2] == 'False' else flag(m[1]) if m[2] == 'True' else f'{flag(m[1])} {m[2]}'
+    text = re.sub(rf"`?\b({'|'.join(HELP)})=((?:'[^']*'|[^\s`;,:().]|\.(?=\d))+)`?", option, text)
+    return text.replace('`out`', '--out').replace('`engine_options`', '--engine-option').replace('`limit`', '--limit')
+
 # %% ../nbs/api/91_cli.ipynb #159b99e6
 COMMANDS = dict(demo=demo, record=record_command, describe=describe_command, report=report_command)
 
@@ -106,7 +114,7 @@ def main(argv=None):
     if 'engine_option' in a: a['engine_options'] = dict(a.pop('engine_option')) | {k: v for k, v in dict(address=a.pop('address')).items() if v} or None
     try: out = COMMANDS[command](**a, progress=progress)
     except MMNeuronError as e:
-        print(json.dumps(dict(error=type(e).__name__, message=str(e))) if as_json else f'mmneuron: {e}', file=sys.stderr)
+        print(json.dumps(dict(error=type(e).__name__, message=told(str(e)))) if as_json else f'mmneuron: {told(str(e))}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('mmneuron: stopped; the same command goes on from the last checkpoint.', file=sys.stderr)

@@ -11,7 +11,8 @@ from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.recording import Moments, recorder, reduce
 from mmneuron_nb.recording.places import disk_full
-from mmneuron_nb.recording.store import open_store, to_state
+from mmneuron_nb.recording.merging import to_state
+from mmneuron_nb.recording.store import open_store
 
 KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False, batch_size=2)
 RUN = '''

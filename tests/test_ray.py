@@ -193,6 +193,30 @@ def test_poisoned_samples(cluster, tmp_path):
     assert len(known(tmp_path/'run.zarr')) > 10                          # what was complete is saved
 
 
+def test_what_was_begun_here_goes_on_there(cluster, tmp_path):
+    kw = dict(keep_tokens='float16', stats=['power_sums', 'role_maximum'])
+    def stop(n, batch):
+        if n == 6: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): record(acting(stop), SAMPLES, tmp_path/'run.zarr', **(KW | kw))
+    left = known(tmp_path/'run.zarr')
+    assert len(left) == 10
+    store = far(model(), out=tmp_path/'run.zarr', **kw)
+    assert store.facts['samples'] == len(SAMPLES) - len(left)
+    record(model(), SAMPLES, tmp_path/'here.zarr', **(KW | kw))
+    assert open_store(tmp_path/'here.zarr').manifest == store.manifest       # they hold the hash of every file
+
+
+def test_the_command_line_finds_the_cluster(cluster, tmp_path):
+    args = 'record --model toy --data scenes:6 --top 3 --random 2 --batch-size 2'.split()
+    far = f'--engine ray --address {cluster.address} --engine-option actors=1 --engine-option portion=2'.split()
+    for out, more in (('here.zarr', []), ('there.zarr', far)):
+        p = subprocess.run([sys.executable, '-m', 'mmneuron_nb', *args, '--out', str(tmp_path/out), '--json', *more], capture_output=True, text=True)
+        assert p.returncode == 0, p.stderr
+        facts = json.loads(p.stdout)['facts']
+    assert facts['engine'] == 'ray' and facts['actors'] == 1 and facts['samples'] == 6
+    assert open_store(tmp_path/'here.zarr').manifest == open_store(tmp_path/'there.zarr').manifest
+
+
 def test_another_model_is_refused_wherever_it_is_made(cluster):
     with pytest.raises(ModelError, match='another weights'): far(model(), actors=1, load=lambda: VLM(*tiny_llava(seed=5, layers=2, neurons=48)))
     def broken(): raise FileNotFoundError('weights.bin')

@@ -118,9 +118,9 @@ def hooked(model, # the nn.Module that holds the sites
         for h in handles: h.remove()
 
 # %% ../../nbs/api/models/01_sites.ipynb #55e80e06
-def one_of(name, allowed, what):
-    "Return `name` if it is in `allowed`, else raise a `SiteError` that lists what there is and guesses what was meant."
+def one_of(name, allowed, what, error=SiteError):
+    "Return `name` if it is in `allowed`, else raise an error that lists what there is and guesses what was meant."
     if isinstance(name, Hashable) and name in allowed: return name
     near = difflib.get_close_matches(str(name), [str(a) for a in allowed], 1)
-    raise SiteError(f"Unknown {what} {name!r};",
-                    (f"did you mean {near[0]!r}? " if near else '') + f"There is {', '.join(map(str, allowed))}.")
+    raise error(f"Unknown {what} {name!r};",
+                (f"did you mean {near[0]!r}? " if near else '') + f"There is {', '.join(map(str, allowed))}.")

@@ -70,7 +70,10 @@ def modality_types(store, # `ActivationStore`
                    n_t=2, # text-activated: more than n_t text tokens ...
                    t_t=3, # ... above t_t
                    modules=None): # default: all that were recorded
-    "One row per neuron, indexed (module, layer, neuron): p_v, p_t, p_m, p_u, type and what they come from. Paper A, 3.2; raises `OptionError`."
+    """One row per neuron, indexed (module, layer, neuron): p_v, p_t, p_m, p_u, type and what they come from; raises `OptionError`.
+
+    Xu, Lan and Lu (2025, paper A), section 3.2: on one of its top samples a neuron is visually activated if more than `n_v` visual tokens lie above `t_v` on the scale of 0 to 10
+    (10: its maximum), textually if more than `n_t` text tokens lie above `t_t`. p_v, p_t, p_m and p_u are the shares of top samples with the first alone, the second alone, both, and neither."""
     parts = []
     for m in chosen(store, modules):
         ds = store.module(m)

@@ -6,7 +6,7 @@
 __all__ = ['ENGINES', 'run', 'timed', 'save', 'stoppable', 'undrawn', 'record']
 
 # %% ../../nbs/api/recording/14_recorder.ipynb #5265e447
-import json, signal, sys, threading, time, warnings
+import inspect, json, signal, sys, threading, time, warnings
 import numpy as np
 import torch
 from contextlib import contextmanager
@@ -136,12 +136,12 @@ def record(vlm, # `VLM`
            **options): # further `Options`: order, layers, count_template, keep_tokens, answers, seed
     """Record every neuron's statistics in one pass over the samples; returns an `ActivationStore`.
 
-    Xu, Lan and Lu (2025, "paper A"), sections 3.2 and 4.1. `site` is 'act', the output of the activation function (papers A, B, C), or 'post', the input of
+    Xu, Lan and Lu (2025), "Deciphering Functions of Neurons in Vision-Language Models" (paper A), sections 3.2 and 4.1. `site` is 'act', the output of the activation function, or 'post', the input of
     the down projection. Further options: `order` (K = 8 largest visual and text activations per top sample), `layers` (only these), `count_template`
     (may template tokens own a maximum?), `keep_tokens` (token rows of all top entries in the store: True for a byte per token, 'float16', 'float32'), `answers` ('given', 'generate' with at most
     `max_new_tokens`, 'none'), `seed` (of the random samples). Raises `SampleError`, `SiteError`, `OptionError`, `StoreError`; what was recorded before an error is kept in `<out>.partial`."""
     if not isinstance(vlm, VLM): raise OptionError(f'The first argument is a {type(vlm).__name__}, not a `VLM`;', 'wrap it: `VLM(model, processor)`.')
-    far = _elsewhere(one_of(engine, ENGINES, 'engine'), engine_options)
+    far = _elsewhere(check_choice('engine', engine, ENGINES), engine_options)
     check_choice('on_bad', on_bad, ('raise', 'skip'))
     feed, out = Feed(batch_size, max_tokens_per_batch, workers), out if out is None else check_path(out, StoreError, remote=True)
     for k, v in dict(resume=resume, overwrite=overwrite, progress=progress).items(): check_choice(k, v, (True, False))
@@ -163,8 +163,8 @@ def _elsewhere(engine, options):
 
 def _options(kw):
     "`Options` from keywords, with lists as tuples and a clear error for unknown names."
-    known = Options.__dataclass_fields__
-    for k in kw: one_of(k, tuple(known), 'option')
+    known = tuple(dict.fromkeys([*Options.__dataclass_fields__, *inspect.signature(record).parameters]))
+    for k in kw: one_of(k, known, 'option', OptionError)
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     kw = {k: plain(v) for k, v in kw.items()}
     for k in ('modules', 'layers'):
@@ -234,6 +234,7 @@ def _record_to(vlm, samples, opts, stats, out, feed, on_bad, progress, resume, o
         if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.')
         if not (bad := damaged(out, manifest, deep=True, progress=progress)):
             if part.exists(): _clear(part)
+            if progress: print(f'{str(out)!r} is finished: nothing was recorded. `overwrite=True` records it anew.')
             return open_store(out).connect(vlm, {s.id: s for s in samples})
     ckpt = Checkpoint(out, key, resume, overwrite) # from here on nobody else writes there
     try:

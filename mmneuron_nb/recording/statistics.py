@@ -85,7 +85,7 @@ class Statistic:
     combine = 'sum' # over samples: 'sum', 'max' or 'min'
     domains = False # keep it for each domain apart?
     numbered = () # which of its arrays hold numbers of samples
-    _total, _split, _form, _width, _n, _device = None, False, None, 0, 1, 'cpu' # [domain, *dims, I]; a sum of floats [domain, 2, *dims, I]
+    _total, _split, _form, _looked, _width, _n, _device = None, False, None, False, 0, 1, 'cpu' # [domain, *dims, I]; a sum of floats [domain, 2, *dims, I]
 
     def reduce(self, acts): # `Acts`
         "What is kept of each sample of a batch: a tensor [B, *dims, I]. Runs inside the forward pass: no `.item()`, no loop over neurons."
@@ -103,7 +103,7 @@ class Statistic:
     def fresh(self, width, domains=1, device='cpu'):
         "One for a layer of `width` neurons, empty."
         new = copy.copy(self)
-        new._total, new._form, new._width, new._n, new._device = None, None, width, domains if self.domains else 1, device
+        new._total, new._form, new._looked, new._width, new._n, new._device = None, None, False, width, domains if self.domains else 1, device
         return new
 
     @property
@@ -157,7 +157,8 @@ Statistic.ready, Statistic.update, Statistic._begin = _ready, _update, _begin
 # %% ../../nbs/api/recording/02_statistics.ipynb #e38bdcf3
 def reduced(stat, acts):
     "What `stat.reduce` gives; raises `OptionError` if it changes what it was given. That is looked at in the first batch of each layer."
-    if not isinstance(stat, Statistic) or isinstance(stat, OURS) or stat._form is not None: return stat.reduce(acts)
+    if not isinstance(stat, Statistic) or isinstance(stat, OURS) or stat._looked: return stat.reduce(acts)
+    stat._looked = True
     before, part = [t.clone() for t in (acts.x, acts.maximum)], stat.reduce(acts)
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, (acts.x, acts.maximum))):
         raise OptionError(f'`reduce` of {stat.name!r} changes the activations with which the model goes on;', 'work on a copy, such as `acts.x.relu()` instead of `acts.x.relu_()`.')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROW_CACHE', 'TOLERANCE', 'TokenRow', 'token_strings', 'words_of', 'ActivationStore', 'from_state', 'open_store',
            'read_manifest', 'lost_manifest', 'check', 'same_model', 'attach', 'connect', 'as_recorded', 'counted_roles',
-           'tokens', 'token_row', 'to_state', 'merged_facts', 'merge_stores', 'refuse_overlap']
+           'tokens', 'token_row']
 
 # %% ../../nbs/api/recording/10_store.ipynb #568bd67e
 from collections import OrderedDict
@@ -20,11 +20,11 @@ from ..data.samples import load_image
 from ..models.sites import one_of
 from ..models.encoding import append_answer
 from .batches import domain_of, encode_batch, encode_sample, listed, sample_hash
-from .files import damaged, make_manifest, manifest_parts, module_dataset, refuse_damaged, sample_dataset, standing, with_coords, write_store
-from .places import Lock, make_folder, read_sealed, remove_folder, zarr_store
+from .files import damaged, manifest_parts, module_dataset, refuse_damaged, sample_dataset, standing, with_coords
+from .places import read_sealed, zarr_store
 from .rows import decoded
 from .stats import CODES
-from .state import RunState, load_module, load_table, merge, row_roles, table_row
+from .state import row_roles, table_row
 
 # %% ../../nbs/api/recording/10_store.ipynb #10291eff
 def _stamp(path): # what changes when a local store is replaced; None: it is not there, or elsewhere
@@ -247,56 +247,3 @@ def token_row(store, neuron, rank, sample, peak, value=None):
     return TokenRow(neuron, rank, sample.id, values, peak, words, roles, boxes, load_image(sample), domain_of(sample))
 
 ActivationStore.tokens = tokens
-
-# %% ../../nbs/api/recording/10_store.ipynb #e7aa7345
-def to_state(store):
-    "The `RunState` behind a store, for merging."
-    st = RunState(store.sites, store.options, store.ids, store.manifest['domains'])
-    st.skipped = {d['id']: d['reason'] for d in store.skipped}
-    tensors = lambda ds: {k: torch.from_numpy(np.array(v.values)) for k, v in ds.data_vars.items()}
-    for m in store.modules: load_module(st, m, _module_tensors(store.module(m)), store.ids)
-    load_table(st, tensors(store._samples), store.ids)
-    return st
-
-def _module_tensors(ds): # kept rows are read layer by layer, when they are asked for
-    rows = dict(top_row=lambda l: ds.top_row[l].values) if 'top_row' in ds else {}
-    return {k: torch.from_numpy(np.array(v.values)) for k, v in ds.data_vars.items() if k != 'top_row'} | rows
-
-def merged_facts(*facts):
-    "Seconds and samples of several runs together."
-    add = {k: sum(f.get(k, 0) for f in facts) for k in ('samples', 'seconds', 'encode', 'generate', 'waiting', 'forward', 'statistics')}
-    return dict(add, device=', '.join(sorted({str(f['device']) for f in facts if 'device' in f})), merged_from=list(facts))
-
-def merge_stores(store, other, out=None):
-    "A store of the samples of both, in memory or written to `out`; raises `StoreError` if model, options or sites differ or a sample is in both."
-    if not isinstance(other, ActivationStore): raise StoreError(f'{shown(other)} is no store;', 'give what `record` or `open_store` returned.')
-    out = None if out is None else check_path(out, StoreError, remote=True)
-    same_model(store.manifest['model'], other.manifest['model'])
-    hashes = [s.manifest['data']['samples'] for s in (store, other)]
-    refuse_overlap(store, other, *hashes)
-    state = merge(to_state(store), to_state(other))
-    words = [s.manifest['pieces'] for s in (store, other)]
-    pieces = words[0] and dict(image=words[0]['image'], **{m: {**words[0][m], **words[1][m]} for m in words[0] if m != 'image'})
-    manifest, facts = make_manifest(state, store.manifest['model'], dict(samples={**hashes[0], **hashes[1]}), pieces), merged_facts(store.facts, other.facts)
-    return from_state(state, manifest, facts) if out is None else _write_alone(state, manifest, out, facts)
-
-def refuse_overlap(store, other, mine, theirs): # mine, theirs: {id as text: hash}
-    "Raise `StoreError` if one sample, recorded or skipped, is in both stores: the same data twice, or other data under the same name."
-    if not (both := sorted(set(mine) & set(theirs))): return
-    if (differ := [i for i in both if mine[i] != theirs[i]]):
-        raise StoreError(f'{len(differ)} ids stand for other texts or images in the other store (for example {differ[0]!r});', 'give every sample an id of its own and record again.')
-    raise StoreError(f'{len(both)} samples are in both stores (for example {both[0]!r});', 'merge stores of disjoint samples.')
-
-def _write_alone(state, manifest, out, facts):
-    "Write a store to a place where nothing is, with the lock of a recording."
-    if standing(out): raise StoreError(f'{str(out)!r} exists;', 'choose another path, or remove it yourself.')
-    part = out.with_name(out.name + '.partial')
-    if (part/'state.safetensors').exists(): raise StoreError(f'{str(part)!r} holds an unfinished recording;', 'finish it, choose another path, or remove it yourself.')
-    make_folder(part)
-    lock = Lock(part)
-    try: write_store(state, manifest, out, facts, lock.beat)
-    finally: lock.close()
-    remove_folder(part)
-    return open_store(out)
-
-ActivationStore.merge = merge_stores

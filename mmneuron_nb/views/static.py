@@ -171,7 +171,7 @@ def _by_type(ax, t:TypeCounts, scale:float, angle:float) -> None:
     "One bar per type with its share."
     for k, name in enumerate(TYPES):
         _bars(ax, [k], [t.counts[k] / scale], name, .8)
-        ax.annotate(f'{t.share[k]:.1%}', (k, t.counts[k] / scale), (0, 2), textcoords='offset points', ha='center')
+        ax.annotate(f'{t.share[k]:.1%}', (k, t.counts[k] / scale), (0, 3), textcoords='offset points', ha='center', fontsize=8)
     side = dict(rotation=angle, ha='right' if angle else 'center', rotation_mode='anchor')
     ax.set_xticks(range(4), TYPES, **side)
     ax.set(title='by type', ylabel='neurons' if scale == 1 else 'share')

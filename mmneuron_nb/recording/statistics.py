@@ -15,7 +15,7 @@ from ..errors import ActivationError, OptionError, StoreError
 from .stats import CODES, Plan, active_counts
 
 # %% ../../nbs/api/recording/02_statistics.ipynb #6ea45efb
-BLOCK = 65_536 # activations that are summed at a time
+BLOCK = 131_072 # activations that are summed at a time: a megabyte stays in the processor's cache
 
 @dataclass
 class Acts:
@@ -38,14 +38,21 @@ class Acts:
 
     def sum_by_role(self, values, power=1): # float [B, T, I]; 1 or 2
         "Sum over the tokens of each role, of the values or of their squares: float64 [B, 4, I]."
-        if self.plan.kernels and self.plan.kernels.suit(values): return self.plan.kernels.by_role(values, self.plan.role, power)
-        if values.device.type != 'cpu': return torch.bmm(self.plan.weights.double(), values.double()**power)
-        out = np.zeros((len(values), len(CODES), values.shape[2]))
-        buffer = torch.empty(max(1, BLOCK//max(values.shape[2], 1)), values.shape[2], dtype=torch.float64) # some tokens at a time, so that they stay in the processor's cache
-        for b, r, first, end in self.plan.runs:
-            for n, t in ((n, t) for n in range(len(values))[b] for t in range(first, end, len(buffer))):
-                v = buffer[:end - t].copy_(values[n, t:min(t + len(buffer), end)]).numpy()
-                out[n, r] += np.add.reduce(v if power == 1 else np.multiply(v, v, out=v), 0)
+        return self.sums_by_role(values, (power,))[:, 0]
+
+    def sums_by_role(self, values, powers=(1, 2)):
+        "Several of them: float64 [B, powers, 4, I]."
+        if self.plan.kernels and self.plan.kernels.suit(values): return torch.stack([self.plan.kernels.by_role(values, self.plan.role, p) for p in powers], 1)
+        if values.device.type != 'cpu': return torch.stack([torch.bmm(self.plan.weights.double(), values.double()**p) for p in powers], 1)
+        (B, T, I), rows = values.shape, range(len(values))
+        out, many = np.zeros((B, len(powers), len(CODES), I)), min(T, max(1, BLOCK//max(I, 1)))
+        buffer = torch.empty(many, I, dtype=torch.float64)
+        for n, t in ((n, t) for n in rows for t in range(0, T, many)):
+            v, runs = buffer[:T - t].copy_(values[n, t:t + many]).numpy(), [(r, max(first - t, 0), min(end - t, many)) for b, r, first, end in self.plan.runs if n in rows[b]]
+            for k, p in enumerate(powers):
+                if p == 2: np.multiply(v, v, out=v)
+                for r, first, end in runs:
+                    if first < end: out[n, k, r] += np.add.reduce(v[first:end], 0)
         return torch.from_numpy(out)
 
 @dataclass
@@ -208,7 +215,7 @@ class RoleMaximum(Statistic):
 class Moments(Statistic):
     "Sums of activations (power 1) and of their squares (power 2) at each role; `moments` makes mean and standard deviation of them."
     name, dims = 'power_sums', ('power', 'role')
-    def reduce(self, acts): return torch.stack([acts.sum_by_role(acts.x), acts.sum_by_role(acts.x, power=2)], 1)
+    def reduce(self, acts): return acts.sums_by_role(acts.x)
 
 def moments(ds): # Dataset of one module, recorded with `stats=[Moments()]`
     "`(mean, standard deviation)` over all tokens of each role: two DataArrays [layer, neuron, role], NaN where a role has no token."

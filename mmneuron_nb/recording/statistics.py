@@ -46,9 +46,10 @@ class Acts:
         if values.device.type != 'cpu': return torch.stack([torch.bmm(self.plan.weights.double(), values.double()**p) for p in powers], 1)
         (B, T, I), rows = values.shape, range(len(values))
         out, many = np.zeros((B, len(powers), len(CODES), I)), min(T, max(1, BLOCK//max(I, 1)))
-        buffer = torch.empty(many, I, dtype=torch.float64)
+        buffer, values = np.empty((many, I)), (values.float() if values.dtype == torch.bfloat16 else values).numpy() # not by torch: what is small, its threads make slower
         for n, t in ((n, t) for n in rows for t in range(0, T, many)):
-            v, runs = buffer[:T - t].copy_(values[n, t:t + many]).numpy(), [(r, max(first - t, 0), min(end - t, many)) for b, r, first, end in self.plan.runs if n in rows[b]]
+            v, runs = buffer[:T - t], [(r, max(first - t, 0), min(end - t, many)) for b, r, first, end in self.plan.runs if n in rows[b]]
+            np.copyto(v, values[n, t:t + many])
             for k, p in enumerate(powers):
                 if p == 2: np.multiply(v, v, out=v)
                 for r, first, end in runs:

@@ -127,12 +127,12 @@ def _encode(vlm,
 VLM.encode = _encode
 
 # %% ../../nbs/api/models/06_vlm.ipynb #c9b25dc3
-SHORT, BLOCK, GRAIN, LANES = 32, 16_384, 32_768, 64 # tokens; numbers that one thread of torch takes in any case, or in most; numbers after which no vector is cut
+SHORT, BLOCK, GRAIN, LANES = 32, 16_384, 32_768, 128 # tokens; numbers that one thread of torch takes in any case, or in most; bytes after which no vector is cut: two of the widest
 
 def uncut(x):
     "Do the parts that torch's threads take of a contiguous tensor all end with a whole vector?"
-    n, all_of = torch.get_num_threads(), x.numel()
-    return x.is_contiguous() and x.shape[-1] % LANES == 0 and all(all_of % (LANES*k) == 0 for k in {n, min(n, -(-all_of//GRAIN))})
+    n, all_of, lanes = torch.get_num_threads(), x.numel(), LANES//x.element_size()
+    return x.is_contiguous() and x.shape[-1] % lanes == 0 and all(all_of % (lanes*k) == 0 for k in {n, min(n, -(-all_of//GRAIN))})
 
 def in_blocks(fn, rows): # rows: of each sample, int
     "`fn`, an elementwise function of [..., width], computed in blocks that do not depend on how many samples there are."

@@ -72,8 +72,9 @@ LIMIT, UPPER, LOWER = 2.**50, 2.**10, 2.**40 # largest absolute value of a sampl
 
 def to_whole(v): # float64, any shape -> int64 [2, *shape]
     "A float as two whole numbers, `(upper + lower / 2^40) / 2^10`: exact to 2^-50."
-    up = (v*UPPER).floor()
-    return torch.stack([up.long(), ((v*UPPER - up)*LOWER).round().long()])
+    low = v*UPPER
+    up = low.floor()
+    return torch.stack([up, low.sub_(up).mul_(LOWER).round_()]).long()
 
 def from_whole(t): # int64 [2, ...] -> float64 [...]
     return (t[0].double() + t[1].double()/LOWER)/UPPER
@@ -139,20 +140,22 @@ def _ready(stat, part, kept):
     if (have := stat._form) not in (None, now := (part.shape[1:], part.dtype)):
         raise OptionError(f'`reduce` of {stat.name!r} gave {list(now[0])} of {now[1]} after {list(have[0])} of {have[1]};', 'return the same form for every batch.')
     stat._form = now
-    good = part[kept.ok.to(part.device)]
-    if part.is_floating_point() and good.isnan().any() or stat.combine == 'sum' and not (good.abs() < LIMIT).all():
+    good = part if kept.ok.all() else part[kept.ok.to(part.device)]
+    if not (good.abs() < LIMIT).all() if stat.combine == 'sum' else part.is_floating_point() and good.isnan().any():
         raise ActivationError(f'`reduce` of {stat.name!r} gave a NaN, or a sum over 2^50;', 'make it defined everywhere (0/0?), or smaller.')
     return part
 
 def _update(stat, part, kept): # part [B, *dims, I] that is `ready`, `Kept`
     "Add the samples of a batch that count."
+    if not kept.ok.any(): return
     if (split := part.is_floating_point() and stat.combine == 'sum'): part = to_whole(part.double()).movedim(0, 1)
+    stat._begin(part[0], split)
+    if stat.combine == 'sum': # whole numbers, in any order
+        to = (kept.domain if stat.domains else torch.zeros_like(kept.domain)).to(part.device)
+        stat._total.index_add_(0, *((to, part) if kept.ok.all() else (to[(ok := kept.ok.to(part.device))], part[ok])))
+        return _fits(stat, stat._total)
     over, two, _ = FOLD[stat.combine]
-    for d, rows in kept.groups(stat.domains):
-        got = over(part[rows.to(part.device)], 0) + 0 # + 0 turns -0.0 into 0.0
-        stat._begin(got, split)
-        stat._total[d] = two(stat._total[d], got)
-        _fits(stat, stat._total[d])
+    for d, rows in kept.groups(stat.domains): stat._total[d] = two(stat._total[d], over(part[rows.to(part.device)], 0) + 0) # + 0 turns -0.0 into 0.0
 
 def _fits(stat, total):
     if not total.is_floating_point() and (total.abs() > 2**62).any(): raise ActivationError(f'The sum of {stat.name!r} is too large to be exact;', 'make what `reduce` returns smaller.')
@@ -165,7 +168,7 @@ Statistic.ready, Statistic.update, Statistic._begin = _ready, _update, _begin
 # %% ../../nbs/api/recording/02_statistics.ipynb #e38bdcf3
 def reduced(stat, acts):
     "What `stat.reduce` gives; raises `OptionError` if it changes what it was given. That is looked at in the first batch of each layer."
-    if not isinstance(stat, Statistic) or isinstance(stat, OURS) or stat._looked: return stat.reduce(acts)
+    if not isinstance(stat, Statistic) or type(stat) in OURS or stat._looked: return stat.reduce(acts)
     stat._looked = True
     before, part = [t.clone() for t in (acts.x, acts.maximum)], stat.reduce(acts)
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, (acts.x, acts.maximum))):

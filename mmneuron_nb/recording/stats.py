@@ -102,7 +102,7 @@ def maxima(x, # activations [B, T, I]
            plan): # `Plan`
     "`(maximum over counted tokens [B, I] float32, bad [B] bool)`; bad: a NaN or an infinity at any real token."
     first, end, keep = plan.words
-    return torch.maximum(_amax(plan.visual(x)), _amax(x[:, first:end], keep)).float(), not_finite(x, plan)
+    return torch.maximum(_amax(plan.visual(x)), _amax(x[:, first:end], keep)).float() + 0., not_finite(x, plan) # + 0. turns -0.0 into 0.0
 
 def read(x, plan):
     "`(maximum, bad, active counts int32 [B, 4, I])` by a kernel that reads `x` once, where there is one; else as `maxima`, and None."

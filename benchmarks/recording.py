@@ -79,7 +79,7 @@ def table(a):
         args = (vlm, samples, modules, folder)
         groups = list(batches(vlm, samples, opts, Feed(a.batch_size)))
         of, best = a.of, best_of(vlm, samples, groups, modules, folder, 1 + int(a.n*rate(50, a.of))) if a.of else None
-        for n in names if a.model == 'toy' else (): make(n, vlm, samples, modules, tempfile.mkdtemp(dir=folder)).batch(groups[0], encode_batch(vlm, groups[0], opts)) # warm up
+        for n in names if a.model == 'toy' else ['plain']: make(n, vlm, samples, modules, tempfile.mkdtemp(dir=folder)).batch(groups[0], encode_batch(vlm, groups[0], opts)) # warm up
         methods = {n: make(n, *args) for n in names}
         if of: methods |= {n + '+': make(n, *args, of=of, best=best) for n in names if n in EVERYTHING}
         took, half = turns(vlm, methods, groups, opts), len(groups)//2

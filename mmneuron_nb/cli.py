@@ -98,8 +98,8 @@ def parser():
 def told(text):
     "A message of the library in the words of the command line."
     flag = lambda name: '--' + name.replace('_', '-')
-    def option(m): return flag('no-' + m[1]) if m[2] == 'False' else flag(m[1]) if m[2] == 'True' else f'{flag(m[1])} {m[2]}'
-    text = re.sub(rf"`?\b({'|'.join(HELP)})=((?:'[^']*'|[^\s`;,:().]|\.(?=\d))+)`?", option, text)
+    def option(m): return m[0] if m[1] is None else flag('no-' + m[1]) if m[2] == 'False' else flag(m[1]) if m[2] == 'True' else f'{flag(m[1])} {m[2]}'
+    text = re.sub(rf"'[^']*'|`?\b({'|'.join(HELP)})=((?:'[^']*'|[^\s`;,:().]|\.(?=\d))+)`?", option, text)
     return text.replace('`out`', '--out').replace('`engine_options`', '--engine-option').replace('`limit`', '--limit')
 
 # %% ../nbs/api/91_cli.ipynb #159b99e6

@@ -31,7 +31,7 @@ def run_facts(store, table):
     seconds = lambda k: f.get(k) or float('nan') # a run that was stopped while it wrote its result has no forward passes of its own
     return {'Model': f"{store.manifest['model']['model']}, {store.manifest['model']['dtype']}, on {f.get('device') or 'an unknown device'}",
             'Samples': f'{len(store):,}' + (f', {len(store.skipped)} skipped' if store.skipped else ''),
-            'Neurons': f'{len(table):,} at site {store.site!r}', 'Recording': f"{seconds('seconds'):.1f} s, {f.get('samples', 0)/seconds('seconds'):.1f} samples/s, {len(table)/seconds('seconds'):,.0f} neurons/s",
+            'Neurons': f'{len(table):,} at site {store.site!r}', 'Recording': f"{seconds('seconds'):.1f} s, {f.get('samples', 0)/seconds('seconds'):.1f} samples/s" + (f" (the last {f['samples']:,} samples; others were recorded before the run was stopped)" if f.get('samples', 0) < len(store) else ''),
             'Cost of the statistics': f"{seconds('statistics')/seconds('forward'):.0%} of the forward passes ({seconds('forward'):.1f} s); encoding images and text {seconds('encode'):.1f} s" + (f"; generating answers {f['generate']:.1f} s" if f.get('generate') else '') + (f"; the model waited for data {f['waiting']/f['seconds']:.0%} of the time" if f.get('waiting') else ''),
             'Kept per neuron': f'top {o.top} samples with the {o.order} largest visual and text activations; {o.random} random samples',
             'Rule': f"visual: more than {table.attrs['n_v']} visual tokens above {table.attrs['t_v']:g} on the scale of 0 to 10 (10: the neuron's maximum); text: more than {table.attrs['n_t']} text tokens above {table.attrs['t_t']:g}",

@@ -99,3 +99,31 @@ def test_a_row_that_the_disk_changed_is_made_again(tmp_path, monkeypatch, kind):
     data[at] ^= 1
     file.write_bytes(data)
     equal(recorder.record(vlm, samples, **kw), recorder.record(vlm, samples, out, **kw))
+
+
+@pytest.mark.parametrize('spoilt', ['no columns', 'many columns', 'a page'])
+def test_tags_that_deny_their_rows(tmp_path, monkeypatch, spoilt):
+    vlm, samples, out, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=97)), tiny_samples(12, seed=4), tmp_path/'run.zarr', KW | dict(keep_tokens=True)
+    interrupted(monkeypatch, vlm, samples, out, **kw)
+    for file in (tmp_path/'run.zarr.partial'/'rows').glob('*.tags'):
+        tags = np.memmap(file, np.int64, 'r+')
+        if spoilt == 'no columns': tags[-6:] = 0
+        if spoilt == 'many columns': tags[-6] ^= 1 << 19
+        if spoilt == 'a page': tags[512:] = 0
+        tags.flush()
+    got = recorder.record(vlm, samples, out, **kw)
+    equal(recorder.record(vlm, samples, **kw), got)
+
+
+def test_a_finished_run_leaves_the_checkpoint_of_another(tmp_path, monkeypatch):
+    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr'
+    recorder.record(vlm, samples[:5], out, **KW)
+    interrupted(monkeypatch, vlm, samples, out, **KW, overwrite=True)
+    file = tmp_path/'run.zarr.partial'/'state.safetensors'
+    before = file.read_bytes()
+    recorder.record(vlm, samples[:5], out, **KW)                             # it is finished
+    next((out/'lm').glob('top_value/c/1/*/*')).write_bytes(b'damaged')
+    with pytest.warns(UserWarning, match='is damaged'): recorder.record(vlm, samples[:5], out, **KW)        # repaired
+    assert file.read_bytes() == before
+    equal(recorder.record(vlm, samples, **KW), recorder.record(vlm, samples, out, **KW, overwrite=True))
+    assert not file.parent.exists()

@@ -187,3 +187,17 @@ def test_a_statistic_that_waits_is_found(as_on_a_gpu):
         def reduce(self, acts): return acts.x.amax(1)*acts.x.max().item()
     with pytest.raises(AssertionError, match='waits for the device'):
         record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(4, seed=4), **KW | dict(stats=[Asks()]))
+
+
+def test_kernels_leave_pads_and_the_sign_of_zero_alone():
+    from mmneuron_nb.recording import kernels
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    roles = torch.tensor([[4, 1, 1, 2, 3, 0, 0]], dtype=torch.uint8, device=device)
+    x = torch.full((1, 7, 3), -0., device=device)
+    x[0, 5:] = torch.nan
+    top, bad, active = kernels.read(x, roles, False)
+    assert not bad.any() and not active.any() and not top.any()
+    at = torch.arange(3, device=device)
+    visual, text, row, ends = kernels.pairs(x, roles, False, at*0, at, torch.tensor(3, device=device), 4, True)
+    for part in (visual, text): assert not torch.signbit(part[:, :2]).any() and not part[:, :2].any() and (part[:, 2:] == -torch.inf).all()
+    assert not row.any() and not ends.any()

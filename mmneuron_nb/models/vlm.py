@@ -141,7 +141,8 @@ def in_blocks(fn, rows): # rows: of each sample, int
         if len(flat) != sum(rows) or uncut(x): return fn(x) # not a sample's rows, as in generation
         out, n = torch.empty_like(flat), max(1, BLOCK//x.shape[-1] - 1)
         for start, r in zip(np.cumsum([0, *rows]).tolist(), rows):
-            for i in range(start, start + r, n): out[i:min(i + n, start + r)] = fn(flat[i:min(i + n, start + r)])
+            for i in range(start, start + r, n):
+                for c in range(0, x.shape[-1], BLOCK): out[i:min(i + n, start + r), c:c + BLOCK] = fn(flat[i:min(i + n, start + r), c:c + BLOCK])
         return out.reshape(x.shape)
     return apply
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK', 'ROWS', 'WHOLE', 'EXACT', 'REMEDY', 'module_dataset', 'with_coords', 'sample_dataset', 'one_thread',
            'write_group', 'damaged', 'refuse_damaged', 'standing', 'write_store', 'write_rows', 'write_seals',
-           'make_manifest', 'manifest_parts', 'pack', 'unpack', 'Unusable', 'Checkpoint', 'load_checkpoint',
+           'make_manifest', 'manifest_parts', 'pack', 'unpack', 'Unusable', 'Checkpoint', 'load_checkpoint', 'foreign',
            'refuse_other']
 
 # %% ../../nbs/api/recording/09_files.ipynb #56c13ee2
@@ -244,6 +244,15 @@ def load_checkpoint(ckpt, state):
     except StoreError as e: raise Unusable(*e.args) from e
     try: return _fill(state, meta, tensors)
     except (Unusable, KeyError) as e: raise damaged(e) from e
+
+def foreign(file, key):
+    "Is there a checkpoint of another run?"
+    from safetensors import safe_open
+    try:
+        with local_copy(file) as f, safe_open(f, 'pt') as s: refuse_other(json.loads(s.metadata()['key']), key, file)
+    except StoreError: return True
+    except Exception: return False # none, or a damaged one
+    return False
 
 REMEDY = 'choose another `out`, or pass `overwrite=True` to replace it.'
 

@@ -18,7 +18,7 @@ from ..models.sites import one_of
 from .batches import Feed, as_feed, batches, checked, domain_of, in_parts, sample_hash, token_count
 from .workers import Ahead
 from .reduce import Commits, read_batch, rows_again, whole
-from .files import Checkpoint, Unusable, damaged, load_checkpoint, make_manifest, refuse_other, standing, write_store
+from .files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, make_manifest, refuse_other, standing, write_store
 from .places import Lock, remove_folder
 from .repair import hit_layers, replace_facts, replace_files
 from .state import Options, RunState, statistics_of
@@ -163,7 +163,7 @@ def _elsewhere(engine, options):
 
 def _options(kw):
     "`Options` from keywords, with lists as tuples and a clear error for unknown names."
-    known = tuple(dict.fromkeys([*Options.__dataclass_fields__, *inspect.signature(record).parameters]))
+    known = tuple(k for k in dict.fromkeys([*inspect.signature(record).parameters, *Options.__dataclass_fields__]) if k not in ('vlm', 'samples', 'options'))
     for k in kw: one_of(k, known, 'option', OptionError)
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     kw = {k: plain(v) for k, v in kw.items()}
@@ -233,17 +233,18 @@ def _record_to(vlm, samples, opts, stats, out, feed, on_bad, progress, resume, o
         refuse_other(dict(model=manifest['model'], options=manifest['options'], data=manifest['data']['samples']), key, out)
         if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.')
         if not (bad := damaged(out, manifest, deep=True, progress=progress)):
-            if part.exists(): _clear(part)
-            if progress: print(f'{str(out)!r} is finished: nothing was recorded. `overwrite=True` records it anew.')
+            if part.exists() and not foreign(part/'state.safetensors', key): _clear(part)
+            if progress: print(f'{str(out)!r} is finished, so nothing was recorded; to record it anew, overwrite it.')
             return open_store(out).connect(vlm, {s.id: s for s in samples})
     ckpt = Checkpoint(out, key, resume, overwrite) # from here on nobody else writes there
     try:
-        if what != 'store' or overwrite or not _repair(vlm, samples, opts, stats, out, manifest, bad, feed, progress):
+        repaired = what == 'store' and not overwrite and _repair(vlm, samples, opts, stats, out, manifest, bad, feed, progress)
+        if not repaired:
             _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key, out, far)
     except BaseException:
         ckpt.close()
         raise
-    ckpt.close(remove=True)
+    ckpt.close(remove=not (repaired and foreign(ckpt.file, key)))
     return open_store(out).connect(vlm, {s.id: s for s in samples})
 
 def _repair(vlm, samples, opts, stats, out, manifest, bad, feed, progress):

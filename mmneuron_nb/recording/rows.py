@@ -47,8 +47,9 @@ def decoded(codes, ranges, counted): # numpy: [..., T], float32 [..., 4], bool [
 COLUMNS = 256 # tokens per file, and in the first one a multiple of it
 
 def row_sums(rows, start=0): # [A, T], T a multiple of 8 bytes; start: columns before them
-    "uint64 [A]: 8 bytes at a time, each times an odd number of its own. A byte that changes changes the sum; zeros add nothing."
+    "uint64 [A]: 8 bytes at a time, their halves mixed, each times an odd number of its own. A byte that changes changes the sum; zeros add nothing."
     words = np.ascontiguousarray(rows).view(np.uint64)
+    words = words ^ (words >> np.uint64(32)) # else two upper bits could cancel each other
     odd = (np.arange(words.shape[1], dtype=np.uint64) + np.uint64(start*rows.itemsize//8 + 1))*np.uint64(0x9e3779b97f4a7c15) | np.uint64(1)
     return words @ odd
 
@@ -72,8 +73,10 @@ class Slots:
         self.folder, self.name, self.blocks, self.made, self.last = folder and Path(folder), name, [], False, None # last: what is still being written
         self.tags = self._array('tags', (width + 1, n), np.dtype(np.int64)) # low half: order of the sample + 1 (0: nothing was written), high half: of the row's sum. Last: how many columns the first file and all files have
         first, columns = divmod(int(self.tags[-1, 0]), 2**32)
-        if self.made or not (0 <= first <= columns < 2**24 and first % COLUMNS == 0): # the tags were lost or overwritten: so what they tell of is worth nothing
-            for f in self.folder.glob(f'{self.name}.[0-9]*') if self.folder else (): f.unlink()
+        files = [*self.folder.glob(f'{self.name}.[0-9]*')] if self.folder else []
+        told = 0 < first <= columns and first % COLUMNS == 0 and len(files) == 1 - (first - columns)//COLUMNS # as many files as the tags say
+        if self.made or not told: # tags or files were lost or overwritten: what they tell of is worth nothing
+            for f in files: f.unlink()
             self.tags[:], columns = 0, 0
         self.made = False
         if columns: self._grow(columns, first)

@@ -11,7 +11,7 @@ import copy, json
 from dataclasses import dataclass
 import numpy as np
 import torch
-from ..errors import ActivationError, OptionError, StoreError
+from ..errors import ActivationError, OptionError, StoreError, check_choice
 from .stats import CODES, Plan, active_counts
 
 # %% ../../nbs/api/recording/02_statistics.ipynb #6ea45efb
@@ -38,10 +38,9 @@ class Acts:
 
     def sum_by_role(self, values, power=1): # float [B, T, I]; 1 or 2
         "Sum over the tokens of each role, of the values or of their squares: float64 [B, 4, I]."
-        return self.sums_by_role(values, (power,))[:, 0]
+        return self._sums(values, (check_choice('power', power, (1, 2)),))[:, 0]
 
-    def sums_by_role(self, values, powers=(1, 2)):
-        "Several of them: float64 [B, powers, 4, I]."
+    def _sums(self, values, powers=(1, 2)): # of several powers, in this order: float64 [B, powers, 4, I]
         if self.plan.kernels and self.plan.kernels.suit(values): return torch.stack([self.plan.kernels.by_role(values, self.plan.role, p) for p in powers], 1)
         if values.device.type != 'cpu': return torch.stack([torch.bmm(self.plan.weights.double(), values.double()**p) for p in powers], 1)
         (B, T, I), rows = values.shape, range(len(values))
@@ -68,7 +67,7 @@ class Kept:
         return [(d, (self.ok & (self.domain == d)).nonzero()[:, 0]) for d in self.domain[self.ok].unique().tolist()]
 
 # %% ../../nbs/api/recording/02_statistics.ipynb #e592d33c
-LIMIT, UPPER, LOWER = 2.**50, 2.**10, 2.**40 # largest absolute value of a sample; steps per one; steps per upper step
+LIMIT, UPPER, LOWER = 2.**52, 2.**10, 2.**40 # of the absolute values of a batch together; steps per one; steps per upper step
 
 def to_whole(v): # float64, any shape -> int64 [2, *shape]
     "A float as two whole numbers, `(upper + lower / 2^40) / 2^10`: exact to 2^-50."
@@ -139,11 +138,18 @@ def _ready(stat, part, kept):
     part = part.long() if not part.is_floating_point() and stat.combine == 'sum' else part.double() if not part.is_floating_point() else part if part.dtype == torch.float64 else part.float()
     if (have := stat._form) not in (None, now := (part.shape[1:], part.dtype)):
         raise OptionError(f'`reduce` of {stat.name!r} gave {list(now[0])} of {now[1]} after {list(have[0])} of {have[1]};', 'return the same form for every batch.')
+    split = part.is_floating_point() and stat.combine == 'sum'
+    if (t := stat._total) is not None and (tuple(t.shape[1 + split:]) != tuple(part.shape[1:]) or split != stat._split or not split and t.dtype != part.dtype):
+        raise OptionError(f'`reduce` of {stat.name!r} gave {list(part.shape[1:])} of {part.dtype}, unlike what was recorded before ({list(t.shape[1 + stat._split:])}, {t.dtype});', 'return the same form, or record anew.')
     stat._form = now
     good = part if kept.ok.all() else part[kept.ok.to(part.device)]
-    if not (good.abs() < LIMIT).all() if stat.combine == 'sum' else part.is_floating_point() and good.isnan().any():
-        raise ActivationError(f'`reduce` of {stat.name!r} gave a NaN, or a sum over 2^50;', 'make it defined everywhere (0/0?), or smaller.')
+    if not _small(good) if stat.combine == 'sum' else part.is_floating_point() and good.isnan().any():
+        raise ActivationError(f'`reduce` of {stat.name!r} gave a NaN, or a sum over 2^52;', 'make it defined everywhere (0/0?), or smaller.')
     return part
+
+def _small(part): # its sum fits beside any total that fits; NaN is not small
+    if part.is_floating_point(): return bool((part.abs().sum(0, dtype=torch.float64) < LIMIT).all())
+    return not part.numel() or -2.**50 < part.amin() and part.amax() < 2.**50
 
 def _update(stat, part, kept): # part [B, *dims, I] that is `ready`, `Kept`
     "Add the samples of a batch that count."
@@ -158,7 +164,7 @@ def _update(stat, part, kept): # part [B, *dims, I] that is `ready`, `Kept`
     for d, rows in kept.groups(stat.domains): stat._total[d] = two(stat._total[d], over(part[rows.to(part.device)], 0) + 0) # + 0 turns -0.0 into 0.0
 
 def _fits(stat, total):
-    if not total.is_floating_point() and (total.abs() > 2**62).any(): raise ActivationError(f'The sum of {stat.name!r} is too large to be exact;', 'make what `reduce` returns smaller.')
+    if not total.is_floating_point() and ((total > 2**62) | (total < -2**62)).any(): raise ActivationError(f'The sum of {stat.name!r} is too large to be exact;', 'make what `reduce` returns smaller.')
 
 def _begin(stat, like, split): # an empty total, if there is none
     if stat._total is None: stat._total, stat._split = like.new_full((stat._n, *like.shape), FOLD[stat.combine][2], device=stat._device), split
@@ -219,7 +225,7 @@ class RoleMaximum(Statistic):
 class Moments(Statistic):
     "Sums of activations (power 1) and of their squares (power 2) at each role; `moments` makes mean and standard deviation of them."
     name, dims = 'power_sums', ('power', 'role')
-    def reduce(self, acts): return acts.sums_by_role(acts.x)
+    def reduce(self, acts): return acts._sums(acts.x)
 
 def moments(ds): # Dataset of one module, recorded with `stats=[Moments()]`
     "`(mean, standard deviation)` over all tokens of each role: two DataArrays [layer, neuron, role], NaN where a role has no token."

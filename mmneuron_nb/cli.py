@@ -29,8 +29,12 @@ HELP = dict(top='samples of largest maximum kept per neuron', random='random sam
 CHOICES = dict(site=('act', 'post'), answers=('given', 'generate', 'none'), on_bad=('raise', 'skip'), engine=ENGINES)
 
 def words(text): return tuple(w for w in text.split(',') if w)
-def numbers(text): return tuple(int(w) for w in text.split(','))
-def limit(text): return None if text == 'none' else text if text == 'auto' else int(text)
+def numbers(text):
+    try: return tuple(int(w) for w in text.split(','))
+    except ValueError: raise argparse.ArgumentTypeError(f'{text!r}: give numbers with commas, such as 0,3')
+def limit(text):
+    try: return None if text == 'none' else text if text == 'auto' else int(text)
+    except ValueError: raise argparse.ArgumentTypeError(f'{text!r}: give a number, auto or none')
 
 KINDS, SHOWN = dict(layers=numbers, max_tokens_per_batch=limit, workers=int), dict(layers='all', workers='0 on a CPU, else as many as cores but one, at most 8')
 
@@ -117,7 +121,7 @@ def main(argv=None):
         print(json.dumps(dict(error=type(e).__name__, message=told(str(e)))) if as_json else f'mmneuron: {told(str(e))}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('mmneuron: stopped; the same command goes on from the last checkpoint.', file=sys.stderr)
+        print('mmneuron: stopped.', file=sys.stderr) # `record` has said how to go on
         return 130
     if as_json: print(json.dumps(out, default=str))
     return 0

@@ -52,7 +52,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_refused(tmp_path):
 
 @pytest.mark.parametrize('value, dtype', [(2**62, torch.int64), (.99*2**50, torch.float64)])
 def test_sums_that_do_not_fit_are_refused(value, dtype):
-    with pytest.raises(ActivationError, match='2\\^50|too large'):
+    with pytest.raises(ActivationError, match='too large'):
         record(VLM_, SAMPLES, stats=[stat(fn=lambda a, k: full(a, value, dtype))], **KW)
 
 

@@ -144,7 +144,7 @@ def _ready(stat, part, kept):
     stat._form = now
     good = part if kept.ok.all() else part[kept.ok.to(part.device)]
     if not _small(good) if stat.combine == 'sum' else part.is_floating_point() and good.isnan().any():
-        raise ActivationError(f'`reduce` of {stat.name!r} gave a NaN, or a sum over 2^52;', 'make it defined everywhere (0/0?), or smaller.')
+        raise ActivationError(f'`reduce` of {stat.name!r} gave a NaN, or numbers too large to be added exactly;', 'make it defined everywhere (0/0?), or smaller.')
     return part
 
 def _small(part): # its sum fits beside any total that fits; NaN is not small

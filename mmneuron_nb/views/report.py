@@ -67,7 +67,7 @@ WORDS = {
     'neuron': 'One unit of the hidden layer of an MLP, named by module, layer and number: lm.L3.U42. "Site act" means that its activation is read after the activation function, "post" at the input of the down projection.',
     'top samples': 'The samples on which the largest activation of a neuron is highest; rank 0 is the highest of all.',
     'p': 'The share of a neuron\'s top samples on which it answers to patches alone (visual), to words alone (text), to both (multi-modal) or to neither (unknown), by the rule above. The largest of the four is its type: it is '
-         'called visual-prone, and so on. A p near 1 is a clear case, one below 0.5 hardly tells.',
+         'called visual-prone, and so on. A neuron that answers to one or two words only, however strongly, is unknown by that rule. A p near 1 is a clear case, one below 0.5 hardly tells.',
     'top neurons, and those at the cut': 'The charts of layers compare the neurons of largest p, equally many of each type. Often several are equal where that list ends, at the cut; "7 of 11 at the cut taken" means '
                                         'that each of the 11 counts for 7/11.',
     'neurons to look at': 'Those of largest p of their type, at most two of a layer, from the language model if it was recorded.'}

@@ -87,13 +87,13 @@ def test_report_by_keyboard(browser, pages):
     page.wait_for_timeout(300)
     assert page.locator('#text').evaluate('e => Math.abs(e.getBoundingClientRect().top) < 200')
     page.screenshot(path=SHOTS / 'page_report_neurons.png')
-    more = page.locator('details').first
+    more = page.locator('details:not(.words-used)').first
     assert not more.locator('.mm-card').first.is_visible() and 'more visual neurons: lm.L' in more.locator('summary').text_content()
     more.locator('summary').focus()
     page.keyboard.press('Enter')
     assert more.locator('.mm-card').first.is_visible()
     assert page.locator('#unknown ~ p').filter(has_text='No tokens of such a neuron').count() == 1
     page.emulate_media(media='print')
-    assert all(d.locator('.mm-card').last.is_visible() for d in page.locator('details').all()), 'paper has no clicks: all is open'
+    assert all(d.locator('.mm-card').last.is_visible() for d in page.locator('details:not(.words-used)').all()) and page.locator('.words-used dd').last.is_visible(), 'paper has no clicks: all is open'
     page.screenshot(path=SHOTS / 'page_report_print.png')
     page.close()

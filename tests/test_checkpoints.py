@@ -1,5 +1,6 @@
 """Unfinished runs on disk: which checkpoint is gone on from, which is refused, which is replaced."""
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,12 +15,12 @@ from mmneuron_nb.recording.rows import Slots
 from test_faults import KW, equal
 
 
-def interrupted(monkeypatch, vlm, samples, out, **kw):
-    "A run that Ctrl-C ends in its third batch."
+def interrupted(monkeypatch, vlm, samples, out, at=3, **kw):
+    "A run that Ctrl-C ends in its third batch, or another."
     read, n = reduce.read_batch, []
     def stops(*a):
         n.append(1)
-        if len(n) == 3: raise KeyboardInterrupt
+        if len(n) == at: raise KeyboardInterrupt
         return read(*a)
     with monkeypatch.context() as m:
         m.setattr(reduce, 'read_batch', stops)
@@ -104,14 +105,19 @@ def test_a_row_that_the_disk_changed_is_made_again(tmp_path, monkeypatch, kind):
 @pytest.mark.parametrize('spoilt', ['no columns', 'many columns', 'a page'])
 def test_tags_that_deny_their_rows(tmp_path, monkeypatch, spoilt):
     vlm, samples, out, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=97)), tiny_samples(12, seed=4), tmp_path/'run.zarr', KW | dict(keep_tokens=True)
-    interrupted(monkeypatch, vlm, samples, out, **kw)
+    samples = [replace(s, prompt='dog '*300) if n == 0 else s for n, s in enumerate(samples)] # the first file is wider than later rows ask for
+    interrupted(monkeypatch, vlm, samples, out, at=6, **kw)                 # the last batch brings few rows: those of before are needed
     for file in (tmp_path/'run.zarr.partial'/'rows').glob('*.tags'):
         tags = np.memmap(file, np.int64, 'r+')
         if spoilt == 'no columns': tags[-6:] = 0
         if spoilt == 'many columns': tags[-6] ^= 1 << 19
         if spoilt == 'a page': tags[512:] = 0
         tags.flush()
+    array, made = Slots._array, []
+    monkeypatch.setattr(Slots, '_array', lambda self, *a: (made.append(a[0]), array(self, *a))[1])
     got = recorder.record(vlm, samples, out, **kw)
+    assert len(made) < 100, 'no more files than rows ask for'
+    monkeypatch.undo()
     equal(recorder.record(vlm, samples, **kw), got)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmneuron_nb.recording import recorder, reduce
-from mmneuron_nb.recording.batches import domain_of
-from mmneuron_nb.recording.state import Options, RunState, statistics_of
-from mmneuron_nb.recording.stats import make_key
+from mmneuron_nb.recording import recorder, local
+from mmneuron_nb.running.batching import domain_of
+from mmneuron_nb.statistics.state import Options, RunState, statistics_of
+from mmneuron_nb.statistics.order import make_key
 
 HUGE = 3e38
 
@@ -58,7 +58,7 @@ class Ours(Plain):
             for block in top.rows.blocks: block[:] = 1
 
     def batch(self, group, batch):
-        reduce.encode_batch = lambda *_: batch # encoding is not counted
+        local.encode_batch = lambda *_: batch # encoding is not counted
         self.commits(self.commits.read(group))
 
     def end(self):
@@ -125,7 +125,7 @@ class Naive(Plain):
     "Every activation of every layer into a file, then sorted."
     def batch(self, group, batch):
         self.files, seen = getattr(self, 'files', {}), {}
-        with reduce.hooked(self.vlm.model, self.sites, lambda s, x: seen.__setitem__(s, batch.layouts[s.module].gather(x))): super().batch(group, batch)
+        with local.hooked(self.vlm.model, self.sites, lambda s, x: seen.__setitem__(s, batch.layouts[s.module].gather(x))): super().batch(group, batch)
         for s, x in seen.items():
             file = Path(self.folder)/f'{s.module}.{s.layer}.{len(self.files.setdefault(s, []))}.npy'
             np.save(file, x.half().numpy())

@@ -10,10 +10,10 @@ import torch
 
 from mmneuron_nb.models.sites import Site
 from mmneuron_nb.neurons import modality_types
-from mmneuron_nb.recording.state import Options, RunState
-from mmneuron_nb.recording.stats import make_key
-from mmneuron_nb.recording.files import make_manifest, write_store
-from mmneuron_nb.recording.store import open_store
+from mmneuron_nb.statistics.state import Options, RunState
+from mmneuron_nb.statistics.order import make_key
+from mmneuron_nb.store.files import make_manifest, write_store
+from mmneuron_nb.store.store import open_store
 
 
 def synthetic(layers, width, top, samples=2000, order=8):

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from mmneuron_nb import VLM, record, scenes
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
-from mmneuron_nb.recording import reduce, statistics, stats, top
-from mmneuron_nb.recording.batches import Feed, batches, encode_batch
-from mmneuron_nb.recording.places import sizes
-from mmneuron_nb.recording.state import Options
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.recording import local
+from mmneuron_nb.statistics import base, order, top
+from mmneuron_nb.running.batching import Feed, batches, encode_batch
+from mmneuron_nb.store.storage import sizes
+from mmneuron_nb.statistics.state import Options
 
 from methods import EVERYTHING, PACKAGE, ROWS, Maxima, Plain, make, rate
 
@@ -52,7 +53,7 @@ def best_of(vlm, samples, groups, modules, folder, m=1): # {module: [tensor [I, 
     ours = make('max', vlm, samples, modules, folder, top=m)
     for g in groups: ours.batch(g, encode_batch(vlm, g, ours.state.opts))
     ours.end()
-    return {k: [stats.split_key(t.key.cpu())[0] for t in st.top] for k, st in ours.state.modules.items()}
+    return {k: [order.split_key(t.key.cpu())[0] for t in st.top] for k, st in ours.state.modules.items()}
 
 
 def turns(vlm, methods, groups, opts):
@@ -212,10 +213,10 @@ def profile(a):
                 spent[label] += took - inner.pop()
                 inner[-1] += took
         setattr(owner, name, g)
-    for owner, name, label in ((stats, 'maxima', 'maxima'), (stats, 'not_finite', 'not_finite'), (stats.TopN, 'admit', 'admission'), (top.TopSamples, 'reduce', 'admission'),
-                               (top, 'order_statistics', 'order statistics'), (top, 'coded', 'token rows'), (statistics, 'active_counts', 'active counts'),
-                               (statistics.ActiveCounts, 'reduce', 'active counts'), (top.RandomSamples, 'reduce', 'random'), (statistics.RoleMaximum, 'reduce', 'role maxima'),
-                               (statistics.Moments, 'reduce', 'moments'), (reduce, 'commit', 'commit'), (top.TopSamples, 'flush', 'flush'), (VLM, 'forward', 'forward, hooks and rest')):
+    for owner, name, label in ((order, 'maxima', 'maxima'), (order, 'not_finite', 'not_finite'), (order.TopN, 'admit', 'admission'), (top.TopSamples, 'reduce', 'admission'),
+                               (top, 'order_statistics', 'order statistics'), (top, 'coded', 'token rows'), (base, 'active_counts', 'active counts'),
+                               (base.ActiveCounts, 'reduce', 'active counts'), (top.RandomSamples, 'reduce', 'random'), (base.RoleMaximum, 'reduce', 'role maxima'),
+                               (base.Moments, 'reduce', 'moments'), (local, 'commit', 'commit'), (top.TopSamples, 'flush', 'flush'), (VLM, 'forward', 'forward, hooks and rest')):
         wrap(owner, name, label)
     vlm, samples = load(a.model), pictures(a.model, a.n)
     modules = ('lm',) if a.modules == 'lm' else vlm.modules

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from mmneuron_nb import VLM, Sample
-from mmneuron_nb.models.tiny import WORDS
-from mmneuron_nb.models.zoo import tiny_vlm
+from mmneuron_nb.testing.tiny import WORDS
+from mmneuron_nb.testing.zoo import tiny_vlm
 
 LLAMA = dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32, head_dim=128, vocab_size=32064, max_position_embeddings=4096)
 CLIP = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14)

@@ -15,11 +15,11 @@ import xarray as xr
 
 from mmneuron_nb.models.sites import Site
 from mmneuron_nb.neurons import modality_types
-from mmneuron_nb.recording.files import make_manifest, write_group, write_seals
-from mmneuron_nb.recording.places import sizes
-from mmneuron_nb.recording.state import ModuleState, Options
-from mmneuron_nb.recording.stats import SHARES
-from mmneuron_nb.recording.store import open_store
+from mmneuron_nb.store.files import make_manifest, write_group, write_seals
+from mmneuron_nb.store.storage import sizes
+from mmneuron_nb.statistics.state import ModuleState, Options
+from mmneuron_nb.statistics.order import SHARES
+from mmneuron_nb.store.store import open_store
 
 DOMAINS = ['aerial', 'common', 'document', 'driving', 'medical']
 DIMS = ModuleState([Site('lm', 0, 1, 'act', '', '', '', True)], Options(keep_tokens=True), len(DOMAINS)).dims

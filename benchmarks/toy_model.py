@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmneuron_nb.data import scenes
-from mmneuron_nb.data.language import PEOPLE, choose, plural, questions
-from mmneuron_nb.data.plans import Dice, make_plan
+from mmneuron_nb.scenes import world
+from mmneuron_nb.scenes.language import PEOPLE, choose, plural, questions
+from mmneuron_nb.scenes.plans import Dice, make_plan
 
 SEEDS = dict(caption=7_001, questions=7_002, blind=7_003)
-NAMES = {**{c: c for c in scenes.CONCEPTS}, **{plural(c): c for c in scenes.CONCEPTS}}
+NAMES = {**{c: c for c in world.CONCEPTS}, **{plural(c): c for c in world.CONCEPTS}}
 NAMED = '|'.join(sorted(map(re.escape, NAMES), key=len, reverse=True))
-COLOUR = '|'.join(scenes.COLOURS)
+COLOUR = '|'.join(world.COLOURS)
 
 
 def pairs_in(text):
@@ -69,7 +69,7 @@ def main():
     print(f'{args.model}: {parameters:,} parameters, {size:,} bytes; {args.scenes} held-out scenes for each line\n')
     figures = dict(parameters=parameters, bytes=size, scenes=args.scenes)
 
-    some = scenes.make(args.scenes, seed=SEEDS['caption'], task='caption')
+    some = world.make(args.scenes, seed=SEEDS['caption'], task='caption')
     images, true = [s.image for s in some], [{(o.concept, o.colour) for o in s.objects} for s in some]
     other = images[1:] + images[:1]
     said, control = (answers(model, processor, im, [s.prompt for s in some], tokens=90) for im in (images, other))
@@ -77,16 +77,16 @@ def main():
         f1=f1(list(map(pairs_in, said)), true), f1_shuffled=f1(list(map(pairs_in, control)), true),
         f1_objects=f1([{c for c, _ in pairs_in(t)} for t in said], [{c for c, _ in t} for t in true]),
         exact=sum(a == s.answer for a, s in zip(said, some)) / len(some))
-    for domain in scenes.DOMAINS:
+    for domain in world.DOMAINS:
         at = [i for i, s in enumerate(some) if s.domain == domain]
         if at: figures['caption'][f'f1_{domain}'] = f1([pairs_in(said[i]) for i in at], [true[i] for i in at])
     print('captions: F1 of (object, colour) {f1:.3f}, with another picture {f1_shuffled:.3f}; objects alone {f1_objects:.3f}; whole caption exact {exact:.3f}'.format(**figures['caption']))
-    print('          by domain ' + ', '.join(f"{d} {figures['caption'][f'f1_{d}']:.3f}" for d in scenes.DOMAINS if f'f1_{d}' in figures['caption']) + '\n')
+    print('          by domain ' + ', '.join(f"{d} {figures['caption'][f'f1_{d}']:.3f}" for d in world.DOMAINS if f'f1_{d}' in figures['caption']) + '\n')
 
     guess = blind()
     print(f'{"kind":9} {"accuracy":>9} {"shuffled":>9} {"blind":>7} {"majority":>9}   commonest mistake')
-    for kind in scenes.KINDS:
-        some = scenes.make(args.scenes, seed=SEEDS['questions'], task=kind)
+    for kind in world.KINDS:
+        some = world.make(args.scenes, seed=SEEDS['questions'], task=kind)
         images, prompts = [s.image for s in some], [s.prompt for s in some]
         said = answers(model, processor, images, prompts, tokens=16)
         control = answers(model, processor, images[1:] + images[:1], prompts, tokens=16)

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 from importlib import import_module
 
 # Names of the public face and where they live; imported on first use, so that `import mmneuron_nb` costs nothing.
-_FACE = dict(VLM='.models', scenes='.data.scenes', Sample='.data.samples', record='.recording.recorder', open_store='.recording.store')
+_FACE = dict(VLM='.models', scenes='.scenes', Sample='.data.samples', record='.recording', open_store='.store')
 __all__ = list(_FACE)
 
 def __getattr__(name):

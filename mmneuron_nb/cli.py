@@ -13,8 +13,8 @@ from .commands import demo, describe_command, record_command, report_command
 from .data.readers import READERS
 from .errors import MMNeuronError
 from .recording.recorder import ENGINES, record
-from .recording.rows import KINDS as ROW_KINDS
-from .recording.state import Options
+from .statistics.token_rows import KINDS as ROW_KINDS
+from .statistics.state import Options
 
 # %% ../nbs/api/91_cli.ipynb #bbffb422
 DEFAULTS = {f.name: f.default for f in fields(Options)} | {p.name: p.default for p in inspect.signature(record).parameters.values()}

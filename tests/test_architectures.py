@@ -8,11 +8,11 @@ from PIL import Image
 
 from mmneuron_nb import record, scenes
 from mmneuron_nb.errors import SampleError, StoreError
-from mmneuron_nb.models.proofs import check_boxes, check_replay, check_unused
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.proofs import check_boxes, check_replay, check_unused
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.models.zoo import ZOO, tiny_vlm
-from mmneuron_nb.recording.batches import encode_batch
+from mmneuron_nb.testing.zoo import ZOO, tiny_vlm
+from mmneuron_nb.running.batching import encode_batch
 
 ALL = [(name, size) for name in ZOO for size in (0, 1)]
 SAMPLES = tiny_samples(10, seed=3)

@@ -8,22 +8,23 @@ import torch
 from safetensors.torch import save_file
 
 from mmneuron_nb.errors import StoreError
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import files, recorder, reduce
-from mmneuron_nb.recording.rows import Slots
+from mmneuron_nb.store import files
+from mmneuron_nb.recording import recorder, local
+from mmneuron_nb.statistics.token_rows import Slots
 from test_faults import KW, equal
 
 
 def interrupted(monkeypatch, vlm, samples, out, at=3, **kw):
     "A run that Ctrl-C ends in its third batch, or another."
-    read, n = reduce.read_batch, []
+    read, n = local.read_batch, []
     def stops(*a):
         n.append(1)
         if len(n) == at: raise KeyboardInterrupt
         return read(*a)
     with monkeypatch.context() as m:
-        m.setattr(reduce, 'read_batch', stops)
+        m.setattr(local, 'read_batch', stops)
         with pytest.raises(KeyboardInterrupt): recorder.record(vlm, samples, out, **kw)
 
 
@@ -39,8 +40,8 @@ def test_overwriting_that_was_interrupted(tmp_path, monkeypatch, how, capsys):
     if how == 'another run': samples = samples[1:]
     file = tmp_path/'run.zarr.partial'/'state.safetensors'
     if how == 'damaged': file.write_bytes(file.read_bytes()[:-3] + b'xyz')
-    n, read = [], reduce.read_batch
-    monkeypatch.setattr(reduce, 'read_batch', lambda *a: (n.append(1), read(*a))[1])
+    n, read = [], local.read_batch
+    monkeypatch.setattr(local, 'read_batch', lambda *a: (n.append(1), read(*a))[1])
     got = recorder.record(vlm, samples, out, **kw if how == 'anew again' else {k: v for k, v in kw.items() if k != 'resume'})
     per = KW.get('batch_size', 8)
     assert len(n) == -(-len(samples)//per) - (2 if how in ('the same run', 'anew') else 0), 'two batches were kept'

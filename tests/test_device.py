@@ -9,13 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 if not torch.cuda.is_available(): os.environ['TRITON_INTERPRET'] = '1' # before Triton is imported
 
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import Moments, RoleMaximum, Statistic, recorder, reduce
+from mmneuron_nb.statistics import Moments, RoleMaximum, Statistic
+from mmneuron_nb.recording import recorder, local
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.recording.reduce import BatchReader, read_batch
-from mmneuron_nb.recording.top import TopSamples
-from mmneuron_nb.recording.stats import Plan
+from mmneuron_nb.recording.local import BatchReader, read_batch
+from mmneuron_nb.statistics.top import TopSamples
+from mmneuron_nb.statistics.order import Plan
 
 WAITS = {'_local_scalar_dense', 'item', 'tolist', 'nonzero', 'masked_select', 'equal', 'is_nonzero', '_unique2', 'unique_consecutive', 'bincount', 'repeat_interleave'}
 
@@ -66,7 +67,7 @@ def equal(got, want, near=()): # near: sums of floats, which a kernel adds in an
 
 @pytest.fixture
 def with_kernels(monkeypatch):
-    from mmneuron_nb.recording import kernels
+    from mmneuron_nb.statistics import kernels
     made, calls = Plan.__post_init__, []
     def plan(self):
         made(self)
@@ -88,10 +89,10 @@ def test_kernels_record_the_same(with_kernels, monkeypatch, options):
 
 
 def test_kernels_that_cannot_be_built(monkeypatch):
-    from mmneuron_nb.recording import kernels, stats
+    from mmneuron_nb.statistics import kernels, order
     def fail(device): raise RuntimeError('no C compiler')
     monkeypatch.setattr(kernels, 'tried', fail)
-    with pytest.warns(UserWarning, match='no C compiler'): assert stats.gpu_kernels('some device') is None
+    with pytest.warns(UserWarning, match='no C compiler'): assert order.gpu_kernels('some device') is None
 
 
 class Stream:
@@ -106,11 +107,11 @@ def one_late(monkeypatch):
     def late(self, *a, **k):
         init(self, *a, **k)
         self.stream = Stream()
-    begin, count = reduce.begin_batch, reduce.count
+    begin, count = local.begin_batch, local.count
     monkeypatch.setattr(recorder.Commits, '__init__', late)
     monkeypatch.setattr(torch.cuda, 'stream', lambda s: contextlib.nullcontext())
-    monkeypatch.setattr(reduce, 'begin_batch', lambda *a: (log.append('begin'), begin(*a))[1])
-    monkeypatch.setattr(reduce, 'count', lambda *a: (log.append('add'), count(*a))[1])
+    monkeypatch.setattr(local, 'begin_batch', lambda *a: (log.append('begin'), begin(*a))[1])
+    monkeypatch.setattr(local, 'count', lambda *a: (log.append('add'), count(*a))[1])
     return log
 
 
@@ -129,7 +130,7 @@ def test_a_late_batch_without_room_is_read_again(as_on_a_gpu, one_late, monkeypa
         init(self, *a, **k)
         self.room = 5
     monkeypatch.setattr(TopSamples, '__init__', small)
-    monkeypatch.setattr(reduce, 'read_batch', lambda *a: (again.append(1), read_batch(*a))[1])
+    monkeypatch.setattr(local, 'read_batch', lambda *a: (again.append(1), read_batch(*a))[1])
     got = record(vlm, samples, **KW)
     assert again
     monkeypatch.undo()
@@ -138,12 +139,12 @@ def test_a_late_batch_without_room_is_read_again(as_on_a_gpu, one_late, monkeypa
 
 def test_memory_that_runs_out_while_a_late_batch_is_finished(one_late, monkeypatch, recwarn):
     vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(14, seed=4)
-    finished, n, again = reduce.finished, [], []
+    finished, n, again = local.finished, [], []
     def short(reader):
         n.append(len(reader.batch))
         if len(n) == 2: raise torch.OutOfMemoryError('CUDA out of memory')
         return finished(reader)
-    monkeypatch.setattr(reduce, 'finished', short)
+    monkeypatch.setattr(local, 'finished', short)
     got = record(vlm, samples, **KW)
     assert len(n) == 6 and sum(n) == 17, 'the second batch was read again'
     monkeypatch.undo()
@@ -152,13 +153,13 @@ def test_memory_that_runs_out_while_a_late_batch_is_finished(one_late, monkeypat
 
 def test_an_error_loses_no_batch_that_was_read(one_late, monkeypatch, tmp_path):
     vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(14, seed=4)
-    begin, n = reduce.begin_batch, []
+    begin, n = local.begin_batch, []
     def breaks(*a):
         n.append(1)
         if len(n) == 4: raise RuntimeError('the cable fell out')
         return begin(*a)
     with monkeypatch.context() as m:
-        m.setattr(reduce, 'begin_batch', breaks)
+        m.setattr(local, 'begin_batch', breaks)
         with pytest.raises(RuntimeError, match='the cable fell out'): record(vlm, samples, tmp_path/'run.zarr', **KW)
     assert one_late.count('add') == 3
     got = record(vlm, samples, tmp_path/'run.zarr', **KW)
@@ -190,7 +191,7 @@ def test_a_statistic_that_waits_is_found(as_on_a_gpu):
 
 
 def test_kernels_leave_pads_and_the_sign_of_zero_alone():
-    from mmneuron_nb.recording import kernels
+    from mmneuron_nb.statistics import kernels
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     roles = torch.tensor([[4, 1, 1, 2, 3, 0, 0]], dtype=torch.uint8, device=device)
     x = torch.full((1, 7, 3), -0., device=device)

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from mmneuron_nb.errors import SampleError, StoreError
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import Moments, recorder, reduce
-from mmneuron_nb.recording.places import disk_full
-from mmneuron_nb.recording.merging import to_state
-from mmneuron_nb.recording.store import open_store
+from mmneuron_nb.statistics import Moments
+from mmneuron_nb.recording import recorder, local
+from mmneuron_nb.store.storage import disk_full
+from mmneuron_nb.store.merging import to_state
+from mmneuron_nb.store.store import open_store
 
 KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False, batch_size=2)
 RUN = '''
@@ -112,7 +113,7 @@ def test_clock_that_jumps(whole, tmp_path, monkeypatch):
 def test_nan_in_one_layer_keeps_the_sample_out_of_all(tmp_path):
     vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4)
     act, bad = vlm.model.get_submodule(vlm.sites('lm')[1].act), samples[7].id
-    encode = reduce.read_batch
+    encode = local.read_batch
     def read(vlm, group, state):      # the second layer breaks, for one sample
         rows = [n for n, e in enumerate(group) if e.sample.id == bad]
         def poison(mod, args, out):
@@ -123,7 +124,7 @@ def test_nan_in_one_layer_keeps_the_sample_out_of_all(tmp_path):
         try: return encode(vlm, group, state)
         finally: handle.remove()
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(reduce, 'read_batch', read)
+        m.setattr(local, 'read_batch', read)
         store = recorder.record(vlm, samples, tmp_path/'run.zarr', **KW)
     assert [d['id'] for d in store.skipped] == [bad] and 'lm.L1' in store.skipped[0]['reason']
     equal(recorder.record(vlm, [s for s in samples if s.id != bad], **KW), store)

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from mmneuron_nb.errors import SampleError
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.models.zoo import ZOO, tiny_vlm
-from mmneuron_nb.recording import recorder, reduce, workers
-from mmneuron_nb.recording.batches import Feed, batches, padded_length, token_count
+from mmneuron_nb.testing.zoo import ZOO, tiny_vlm
+from mmneuron_nb.recording import recorder, local
+from mmneuron_nb.running import prefetch
+from mmneuron_nb.running.batching import Feed, batches, padded_length, token_count
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.recording.state import Options, RunState
+from mmneuron_nb.statistics.state import Options, RunState
 
 KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False)
 CUDA = lambda: torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
@@ -56,7 +57,7 @@ def test_out_of_memory_in_the_forward_pass(whole, error, k):
 
 @pytest.mark.parametrize('k', [1, 2, 8, 13, 19])
 def test_out_of_memory_in_a_hook(whole, k, monkeypatch):
-    vlm, reader = small(), reduce.BatchReader
+    vlm, reader = small(), local.BatchReader
     monkeypatch.setattr(reader, '__call__', failing(reader.__call__, lambda n, *a: n == k, CUDA))
     with pytest.warns(UserWarning, match='Out of memory'): equal(whole, record(vlm, SAMPLES, **KW))
     assert all(not vlm.model.get_submodule(p)._forward_hooks for s in vlm.sites() for p in (s.act, s.down))
@@ -150,13 +151,13 @@ def test_an_error_while_a_batch_is_counted_counts_nothing_twice(whole, k, tmp_pa
 
 def test_ctrl_c_while_a_batch_is_counted_waits_for_its_end(whole, tmp_path, monkeypatch):
     signal.signal(signal.SIGINT, signal.default_int_handler)    # a job in the background ignores Ctrl-C
-    commit, calls = reduce.commit, [0]
+    commit, calls = local.commit, [0]
     def interrupted(reader):
         calls[0] += 1
         if calls[0] == 2: signal.raise_signal(signal.SIGINT)
         return commit(reader)
     with monkeypatch.context() as m:
-        m.setattr(reduce, 'commit', interrupted)
+        m.setattr(local, 'commit', interrupted)
         with pytest.raises(KeyboardInterrupt): record(small(), SAMPLES, tmp_path/'run.zarr', **KW)
     assert calls[0] == 2
     vlm = small()
@@ -204,7 +205,7 @@ def test_bad_samples_are_the_same_with_workers(tmp_path):
 
 
 def test_processes_made_afresh_as_on_macos_and_windows(whole, monkeypatch):
-    monkeypatch.setattr(workers, 'METHOD', 'spawn')
+    monkeypatch.setattr(prefetch, 'METHOD', 'spawn')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         equal(whole, record(small(), SAMPLES, workers=1, **KW))
@@ -241,7 +242,7 @@ def test_a_killed_worker_loses_nothing(whole):
 def test_killed_while_they_write(): # pictures far larger than a pipe holds
     vlm, rng = VLM(*tiny_llava(seed=4, layers=1, image=224, patch=32)), random.Random(3)
     for _ in range(15):
-        with warnings.catch_warnings(record=True), workers.Ahead(vlm, SAMPLES, workers=2) as source:
+        with warnings.catch_warnings(record=True), prefetch.Ahead(vlm, SAMPLES, workers=2) as source:
             it, begin = iter(source), time.monotonic()
             made = [next(it), next(it)]
             time.sleep(rng.uniform(0, .02))
@@ -251,7 +252,7 @@ def test_killed_while_they_write(): # pictures far larger than a pipe holds
 
 
 def test_a_worker_that_hangs_is_given_up(whole, monkeypatch):
-    monkeypatch.setattr(workers, 'PATIENCE', 1)
+    monkeypatch.setattr(prefetch, 'PATIENCE', 1)
     parent = os.getpid()
     def slow(): # opens in the parent only
         if os.getpid() != parent: time.sleep(60)

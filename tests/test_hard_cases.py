@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mmneuron_nb.errors import ActivationError, OptionError, StoreError
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import Statistic, open_store, record, recorder
+from mmneuron_nb.statistics import Statistic
+from mmneuron_nb.store import open_store
+from mmneuron_nb.recording import record, recorder
 
 VLM_ = VLM(*tiny_llava(seed=4, layers=2, neurons=48))
 SAMPLES = tiny_samples(9, seed=4)

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from mmneuron_nb.errors import MMNeuronError, StoreError
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.neurons import modality_types
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.recording.statistics import ActiveCounts, Acts, Kept, Moments, RoleMaximum, Statistic
-from mmneuron_nb.recording.stats import Plan, TopN, make_key, split_key
+from mmneuron_nb.statistics.base import ActiveCounts, Acts, Kept, Moments, RoleMaximum, Statistic
+from mmneuron_nb.statistics.order import Plan, TopN, make_key, split_key
 
 few = [0., -0., 1., -1., 1.5, 1e-45, -1e-45, 3e38, -3e38]  # few values: many ties
 value = st.one_of(st.sampled_from(few), st.floats(width=32, allow_nan=False, allow_infinity=False))

@@ -7,10 +7,10 @@ import pytest
 
 from mmneuron_nb import open_store, record
 from mmneuron_nb.errors import StoreError, check_path
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import places
-from mmneuron_nb.recording.places import Lock, hashes, remove_folder, sizes
+from mmneuron_nb.store import storage
+from mmneuron_nb.store.storage import Lock, hashes, remove_folder, sizes
 
 KW = dict(top=6, random=5, modules=('vision', 'lm'), progress=False, batch_size=2)
 URL = 'memory://bucket/run.zarr'
@@ -80,13 +80,13 @@ def test_an_interrupted_run_goes_on_from_what_lies_there(world, monkeypatch):
 
 def test_cut_off_while_the_files_are_sent(world, monkeypatch):
     vlm, samples, whole = world
-    real, left = places.put, [1]
+    real, left = storage.put, [1]
     def put(folder, out, names):                                                # the first file, and then no more
         left[0] -= 1
         if left[0] < 0: raise OSError('connection lost')
         real(folder, out, names)
     with monkeypatch.context() as m:
-        m.setattr(places, 'put', put)
+        m.setattr(storage, 'put', put)
         with pytest.raises(StoreError, match='connection lost'): record(vlm, samples, URL, **KW)
     assert sizes(check_path(URL, remote=True)).keys() == {'facts.json'}
     with pytest.raises(StoreError, match='was not finished'): open_store(URL)
@@ -134,11 +134,11 @@ def test_what_is_not_ours_is_left_alone(world, bucket):
 def test_second_writer_is_refused(world, bucket):
     vlm, samples, whole = world
     note = dict(host='node7', pid=1, run='theirs', time=time.time())
-    places.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(note).encode())
+    storage.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(note).encode())
     for kw in ({}, dict(resume=False), dict(overwrite=True)):
         with pytest.raises(StoreError, match='1 on node7'): record(vlm, samples, URL, **KW, **kw)
     with pytest.raises(StoreError, match='1 on node7'): whole.merge(renamed(vlm), URL)
-    places.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(note | dict(time=time.time() - places.LEASE - 5)).encode())
+    storage.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(note | dict(time=time.time() - storage.LEASE - 5)).encode())
     equal(whole, record(vlm, samples, URL, **KW))
 
 
@@ -146,7 +146,7 @@ def test_a_writer_that_was_taken_for_dead_stops(world, bucket, monkeypatch):
     vlm, samples, _ = world
     plain = vlm.forward
     def forward(batch, logits=False):                                           # asleep for long, and another took over
-        places.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(dict(host='node7', pid=1, run='theirs', time=time.time())).encode())
+        storage.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(dict(host='node7', pid=1, run='theirs', time=time.time())).encode())
         monkeypatch.setattr(Lock, 'beat', lambda self, now=False, beat=Lock.beat: beat(self, now=True))
         return plain(batch, logits)
     monkeypatch.setattr(vlm, 'forward', forward)

@@ -15,13 +15,13 @@ psutil = pytest.importorskip('psutil')
 from ray.cluster_utils import Cluster
 
 from mmneuron_nb.errors import ModelError, SampleError, StoreError, WorkerError
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import actors, engines
-from mmneuron_nb.recording.files import Checkpoint
+from mmneuron_nb.recording import ray_actor, ray_engine
+from mmneuron_nb.store.files import Checkpoint
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.recording.stats import priority
-from mmneuron_nb.recording.store import open_store
+from mmneuron_nb.statistics.order import priority
+from mmneuron_nb.store.store import open_store
 
 KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False, batch_size=2)
 NODE = dict(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000, node_ip_address='127.0.0.1')
@@ -76,7 +76,7 @@ def known(out):
 def cluster():
     c = Cluster(initialize_head=True, head_node_args=NODE)
     c.add_node(**NODE)
-    ray.init(address=c.address, **actors.QUIET)
+    ray.init(address=c.address, **ray_actor.QUIET)
     yield c
     ray.shutdown()
     c.shutdown()
@@ -87,7 +87,7 @@ def whole(): return record(model(), SAMPLES, **KW)
 
 
 def far(vlm, samples=SAMPLES, out=None, retries=3, actors=2, load=None, **kw):
-    return record(vlm, samples, out, engine='ray', engine_options=dict(actors=actors, portion=2, retries=retries, load=load), **(KW | kw))
+    return record(vlm, samples, out, engine='ray', engine_options=dict(actors=ray_actor, portion=2, retries=retries, load=load), **(KW | kw))
 
 
 @pytest.mark.parametrize('kw', [dict(), dict(answers='none', keep_tokens=True, site='post', stats=['power_sums', 'role_maximum'])], ids=str)
@@ -101,7 +101,7 @@ def test_two_machines_give_the_files_of_one(cluster, tmp_path, kw):
 
 
 def test_workers_killed_in_the_middle_change_nothing(cluster, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, 'EVERY', .1)           # some of their work was handed over, some dies with them
+    monkeypatch.setattr(ray_engine, 'EVERY', .1)           # some of their work was handed over, some dies with them
     marks = tmp_path/'marks'
     marks.mkdir()
     def die(n, batch):
@@ -115,7 +115,7 @@ def test_workers_killed_in_the_middle_change_nothing(cluster, whole, tmp_path, m
 
 
 def test_a_sample_that_kills_its_worker_is_named_and_the_others_are_kept(cluster, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, 'EVERY', 0)
+    monkeypatch.setattr(ray_engine, 'EVERY', 0)
     monkeypatch.setattr(Checkpoint, 'due', lambda self: True)
     victim = SAMPLES[-1].id
     def die(n, batch):
@@ -131,7 +131,7 @@ def test_a_sample_that_kills_its_worker_is_named_and_the_others_are_kept(cluster
 DRIVER = '''
 import sys
 from test_ray import *
-engines.EVERY, Checkpoint.due = 0, lambda self: True
+ray_engine.EVERY, Checkpoint.due = 0, lambda self: True
 print('ready', flush=True)
 record(slow(.1), SAMPLES, sys.argv[1], engine='ray', engine_options=dict(address=sys.argv[2] or None, actors=1, portion=2), **KW)
 print('done', flush=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmneuron_nb.data.readers import READERS, folder, from_rows, table
 from mmneuron_nb.data.samples import load_image
-from mmneuron_nb.data.scenes import make
+from mmneuron_nb.scenes.world import make
 from mmneuron_nb.errors import MMNeuronError, SampleError
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -203,7 +203,7 @@ def test_near_duplicates_among_many_pictures(tmp_path):
 
 
 def test_what_was_read_can_be_recorded(tmp_path):
-    from mmneuron_nb.models.tiny import tiny_llava
+    from mmneuron_nb.testing.tiny import tiny_llava
     from mmneuron_nb.models.vlm import VLM
     from mmneuron_nb.recording.recorder import record
     PHOTO.save(file := io.BytesIO(), 'PNG')

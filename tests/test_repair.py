@@ -4,11 +4,12 @@ import random, re, signal, time, warnings
 import pytest
 
 from mmneuron_nb.errors import StoreError
-from mmneuron_nb.models.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.recording import files, recorder, repair
-from mmneuron_nb.recording.places import hashes, read_sealed, sizes
-from mmneuron_nb.recording.store import open_store
+from mmneuron_nb.store import files, repair
+from mmneuron_nb.recording import recorder
+from mmneuron_nb.store.storage import hashes, read_sealed, sizes
+from mmneuron_nb.store.store import open_store
 from test_faults import KW, equal, start, whole                 # noqa: F401, a fixture
 
 

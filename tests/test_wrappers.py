@@ -5,9 +5,9 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 
 from mmneuron_nb import record
-from mmneuron_nb.models.tiny import tiny_samples
+from mmneuron_nb.testing.tiny import tiny_samples
 from mmneuron_nb.models.vlm import VLM
-from mmneuron_nb.models.zoo import tiny_vlm
+from mmneuron_nb.testing.zoo import tiny_vlm
 
 SAMPLES = tiny_samples(5, seed=2)
 KW = dict(top=3, random=2, progress=False)

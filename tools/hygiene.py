@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import readme
+import structure
 
 ROOT = Path(__file__).resolve().parents[1]
 KB, MB = 1000, 1_000_000
@@ -116,7 +117,7 @@ def lengths(root=ROOT):
     return [f'{n}: {s.count(chr(10))} lines, think of splitting' for n, s in generated(root).items() if s.count('\n') > 300 and '_modidx' not in n]
 
 CHECKS = {'notebooks are clean': notebooks, 'modules equal notebooks': modules, 'README equals nbs/index.ipynb': front_page,
-          'no file over 12 MB': sizes, 'no machine, registry or private names': leaks}
+          'rooms import from rooms above': structure.backward, 'no file over 12 MB': sizes, 'no machine, registry or private names': leaks}
 
 def main(root=ROOT):
     "Run every check, print the complaints, count."

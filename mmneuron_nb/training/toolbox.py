@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.drawing import SIZE, paint
-from ..data.people import ACTIONS
-from ..data.pen import COLOURS, CONCEPTS
-from ..data.plans import SETTINGS, WEATHER, make_plan
+from ..scenes.drawing import SIZE, paint
+from ..scenes.people import ACTIONS
+from ..scenes.pen import COLOURS, CONCEPTS
+from ..scenes.plans import SETTINGS, WEATHER, make_plan
 
 # %% ../../nbs/training/00_toolbox.ipynb #596bd500
 SEED, HELD_OUT = 1_000_003, 2_000_003 # of training and of watching it; the benchmark has other seeds

@@ -1,0 +1,1 @@
+"""From samples to forward passes, whatever is done with them."""

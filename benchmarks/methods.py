@@ -74,7 +74,7 @@ def rate(top, of): # part of all (sample, neuron) pairs that are admitted in a r
 class Maxima(Plain):
     "A running top 50 per neuron, as one would write it on top of a library that hands over activations."
     copied = True
-    def keep(self, name, x, roles): # x [B, T, I]; the maximum over all tokens that are no pads
+    def keep(self, name, x, roles): # x [B, T, I]; the maximum over all tokens that are not pads
         top = x.masked_fill(roles[:, :x.shape[1], None] == 0, -torch.inf).amax(1).T if x.shape[1] == roles.shape[1] else x.amax(1).T
         number = torch.arange(self.n, self.n + top.shape[1]).expand_as(top)
         value, sample = (torch.cat([a, b], 1) for a, b in zip(self.__dict__.setdefault('top', {}).get(name, (top[:, :0], number[:, :0])), (top, number)))

@@ -4,31 +4,38 @@
 
 # %% auto #0
 __all__ = ['MMNeuronError', 'ModelError', 'SiteError', 'SampleError', 'ActivationError', 'StoreError', 'OptionError',
-           'SceneError', 'WorkerError', 'ExtraMissing', 'shown', 'check_whole', 'check_number', 'check_choice',
-           'check_path']
+           'SceneError', 'WorkerError', 'ExtraMissing', 'shown', 'check_whole', 'check_number', 'guess', 'check_choice',
+           'extra', 'check_path']
 
 # %% ../nbs/api/00_errors.ipynb #0ec33739
-import re
+import difflib, re
 from os import PathLike
 from numbers import Real
 from pathlib import Path
+import numpy as np
 
 # %% ../nbs/api/00_errors.ipynb #63fbc9a9
 class MMNeuronError(Exception):
-    "Base of every exception that this library raises on purpose."
+    "Base of every exception that this library raises on purpose; `option`: the argument that it is about, or None."
+    def __init__(self, *parts, option=None):
+        super().__init__(*parts)
+        self.option = option
 
     def __str__(self): return ' '.join(str(a) for a in self.args)
 
 # %% ../nbs/api/00_errors.ipynb #a400e1e6
 class ModelError(MMNeuronError, ValueError): "The model, its processor or its layout cannot be used as asked."
 class SiteError(MMNeuronError, KeyError): "An unknown module, site, layer or neuron."
-class SampleError(MMNeuronError, ValueError): "A sample that cannot be used: no image, unreadable image, no answer, duplicate id, too long."
+class SampleError(MMNeuronError, ValueError):
+    "A sample that cannot be used: no image, unreadable image, no answer, duplicate id, too long."
 class ActivationError(MMNeuronError, ArithmeticError): "A NaN or an infinity where an activation should be."
 class StoreError(MMNeuronError, OSError): "A store that cannot be read, written, merged or continued."
 class OptionError(MMNeuronError, ValueError): "An option outside what is possible, or outside what was recorded."
 class SceneError(MMNeuronError, ValueError): "A drawn scene that cannot be made as asked."
-class WorkerError(MMNeuronError, RuntimeError): "A process or machine that does part of a run was lost again and again, or sees other files or another model than the one who asked."
-class ExtraMissing(MMNeuronError, ImportError): "An optional dependency is missing; the message names the `pip install` that brings it."
+class WorkerError(MMNeuronError, RuntimeError):
+    "A process or machine that does part of a run was lost again and again, or sees other files or another model."
+class ExtraMissing(MMNeuronError, ImportError):
+    "An optional dependency is missing; the message names the `pip install` that brings it."
 
 # %% ../nbs/api/00_errors.ipynb #32106bfc
 def shown(value) -> str:
@@ -37,7 +44,8 @@ def shown(value) -> str:
     return text if len(text) <= 60 and '\n' not in text else f'({type(value).__name__})'
 
 def _inside(value, lo, hi) -> bool: # a real number within these bounds; NaN is in none
-    return isinstance(value, Real) and not isinstance(value, bool) and (lo is None or value >= lo) and (hi is None or value <= hi)
+    if not isinstance(value, Real) or isinstance(value, bool): return False
+    return (lo is None or value >= lo) and (hi is None or value <= hi)
 
 def _span(lo, hi) -> str: return '' if lo is None else f' of at least {lo:,}' if hi is None else f' from {lo:,} to {hi:,}'
 
@@ -50,7 +58,7 @@ def check_whole(
 ) -> int:
     "`value` as an int if it is a whole number within the bounds."
     if _inside(value, lo, hi) and value % 1 == 0: return int(value)
-    raise error(f'{name}={shown(value)} is not possible: give a whole number{_span(lo, hi)}.')
+    raise error(f'{name}={shown(value)} is not possible: give a whole number{_span(lo, hi)}.', option=name)
 
 def check_number(
     name: str,          # of the option
@@ -59,18 +67,33 @@ def check_number(
 ) -> float:
     "`value` as a float if it is a number within the bounds, else an `OptionError`."
     if _inside(value, lo, hi): return float(value)
-    raise OptionError(f'{name}={shown(value)} is not possible: give a number{_span(lo, hi)}.')
+    raise OptionError(f'{name}={shown(value)} is not possible: give a number{_span(lo, hi)}.', option=name)
 
 # %% ../nbs/api/00_errors.ipynb #a3b205ad
+def guess(value, allowed) -> str:
+    "What was probably meant, as a question that can follow a message; '' if nothing is near."
+    near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
+    return f' Did you mean {near[0]!r}?' if near else ''
+
+def _either(allowed) -> str: # 1, 2 or 3
+    *most, last = map(repr, allowed)
+    return f'{", ".join(most)} or {last}' if most else last
+
 def check_choice(
     name: str,          # of the option
     value,              # what was given
-    allowed: tuple,     # values without a list or an array among them
+    allowed,            # values without a list or an array among them, at least one
+    error=OptionError,  # what to raise
 ):
-    "`value` if it is one of `allowed`, of the same type (1 is not True), else an `OptionError`."
+    "`value` if it is one of `allowed`, of the same type (1 is not True; numpy's numbers are numbers)."
+    value = value.item() if isinstance(value, np.generic) else value
     if any(type(value) is type(a) and value == a for a in allowed): return value
-    last = f' or {allowed[-1]!r}' if len(allowed) > 1 else ''
-    raise OptionError(f'{name}={shown(value)} is not possible: give {", ".join(map(repr, allowed[:-1] or allowed))}{last}.')
+    raise error(f'{name}={shown(value)} is not possible: give {_either(allowed)}.{guess(value, allowed)}', option=name)
+
+# %% ../nbs/api/00_errors.ipynb #b0a1f8e2
+def extra(name: str) -> str:
+    "How to install an optional part, from a clone of the repository."
+    return f"install it, in the clone: `pip install -c requirements.txt '.[{name}]'`."
 
 # %% ../nbs/api/00_errors.ipynb #151435eb
 def check_path(
@@ -78,24 +101,26 @@ def check_path(
     error=OptionError,  # what to raise
     remote=False,       # may it be a URL, such as 's3://bucket/run.zarr'?
 ):
-    "`path` as a `Path`; a URL, where one is allowed, as a `UPath`. Raises also `ExtraMissing` if the driver of its kind is not installed."
+    "`path` as a `Path`; a URL, where one is allowed, as a `UPath`, or `ExtraMissing` if its driver is not installed."
     if not (isinstance(path, (str, PathLike)) or hasattr(path, 'storage_options')) or not str(path):
-        raise error(f'{shown(path)} is no path: give one, such as "runs/first".')
+        raise error(f'{shown(path)} is not a path: give one, such as "runs/first".')
     if (lost := re.match(r'([a-z][a-z0-9+]+):/[^/]', str(path))): # what `Path` makes of a URL
         raise error(f'{str(path)!r} has lost a slash: give it as text, "{lost[1]}://...".')
     if '://' not in str(path): return Path(path)
     if remote: return _url(path, error)
     raise error(f'{str(path)!r} is not on this machine: give a local path, such as "runs/first".')
 
-def _url(path, error): # looked at once, so that a missing driver, a wrong name or a refused key is known before any work is done
+def _url(path, error): # looked at once, so that a missing driver or a refused key is known before any work is done
     from upath import UPath
     try: url = UPath(path)
-    except ValueError as e: raise error(f'{str(path)!r} is of a kind that is not known ({e}): give a path, or a URL such as "s3://bucket/run.zarr".') from e
+    except ValueError as e:
+        raise error(f'{str(path)!r} is of a kind that is not known ({e}):',
+                    'give a path, or a URL such as "s3://bucket/run.zarr".') from e
     if url.protocol in ('file', 'local'): return Path(url.path)
     try:
         url.fs.invalidate_cache() # what others wrote since
         url.exists()
-    except ImportError as e:
-        raise ExtraMissing(f'{url.protocol}:// needs a driver ({e});', 'install it: `pip install mmneuron_nb[s3]`' + (' is for s3://.' if url.protocol != 's3' else '.')) from e
-    except Exception as e: raise error(f'{str(path)!r} cannot be reached ({type(e).__name__}: {e}): look at the name, the network and the keys.') from e
+    except ImportError as e: raise ExtraMissing(f'{url.protocol}:// needs a driver ({e});', extra('s3')) from e
+    except Exception as e:
+        raise error(f'{str(path)!r} cannot be reached ({type(e).__name__}: {e}):', 'look at the name, the network and the keys.') from e
     return url

@@ -215,7 +215,7 @@ def test_overwrite_spares_what_is_no_store(tmp_path):
     vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(6, seed=4), tmp_path/'thesis'
     out.mkdir()
     (out/'chapter.txt').write_text('x')
-    with pytest.raises(StoreError, match='is no store'): recorder.record(vlm, samples, out, overwrite=True, **KW)
+    with pytest.raises(StoreError, match='is not a store'): recorder.record(vlm, samples, out, overwrite=True, **KW)
     assert (out/'chapter.txt').read_text() == 'x'
     recorder.record(vlm, samples, tmp_path/'run.zarr', **KW)
     assert len(recorder.record(vlm, samples[:3], tmp_path/'run.zarr', overwrite=True, **KW)) == 3

@@ -127,7 +127,7 @@ def test_what_is_not_ours_is_left_alone(world, bucket):
     vlm, samples, _ = world
     (bucket/'run.zarr'/'thesis.txt').write_bytes(b'x')
     for kw in ({}, dict(overwrite=True)):
-        with pytest.raises(StoreError, match='is no store'): record(vlm, samples, URL, **KW, **kw)
+        with pytest.raises(StoreError, match='is not a store'): record(vlm, samples, URL, **KW, **kw)
     assert (bucket/'run.zarr'/'thesis.txt').read_bytes() == b'x'
 
 

@@ -223,7 +223,7 @@ def llava_instruct(path, # detail_23k.json or another file of the kind, or the f
     def make(row, n):
         file, turns = find(*_by_name(field(row, 'image'))), field(row, 'conversations')
         who = [field(turn, 'from') for turn in turns[:2]]
-        if who != ['human', 'gpt']: raise SampleError('the conversation is no question of a human and its answer:', str(who)[:60])
+        if who != ['human', 'gpt']: raise SampleError('the conversation is not a question of a human and its answer:', str(who)[:60])
         said, answer = (text(field(turn, 'value'), 'text') for turn in turns[:2])
         i = re.search(r'(\d{12})\.jpg$', file)
         question, inside = re.sub(r'\s*<image>\s*', '\n', said), objects(int(i[1]) if i else None, file)

@@ -149,7 +149,7 @@ def _flickr_list(path, notes): # rows like Karpathy's
     for n, line in enumerate(read_lines(path, notes), 1):
         name, tab, caption = line.partition('\t')
         if tab: out.setdefault(name.partition('#')[0], []).append(dict(raw=caption))
-        elif line.strip(): out[n] = SampleError('the line is no name, tab and caption:', f'{path.name}, line {n}')
+        elif line.strip(): out[n] = SampleError('the line is not a name, tab and caption:', f'{path.name}, line {n}')
     return [v if isinstance(v, SampleError) else dict(filename=k, sentences=v) for k, v in out.items()]
 
 # %% ../../nbs/api/data/05_domains.ipynb #3175621b

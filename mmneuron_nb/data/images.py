@@ -30,7 +30,7 @@ class ImageFolder:
         return cls(images if images is not None else here.parent if here.name == 'annotations' else here)
 
     def __call__(self, *names): # names relative to the folder, the likeliest first; returns a path
-        "The first of these files that exists; `SampleError` if none does, or if one is no name of a file inside."
+        "The first of these files that exists; `SampleError` if none does, or if one is not a name of a file inside."
         inside = os.path.join(self.root, '')
         for name in names:
             if not isinstance(name, str) or not name.strip(): raise SampleError('the row names no image:', repr(name))

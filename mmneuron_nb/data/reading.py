@@ -56,7 +56,7 @@ def checked_sample(source, # first part of the id
                    domain=None, # e.g. 'medical'
                    objects=(), # of `SceneObject`
                    **meta): # what else is known
-    "A `Sample` of the texts of a row; `SampleError` if its id or question are empty, or one is no text."
+    "A `Sample` of the texts of a row; `SampleError` if its id or question are empty, or one is not text."
     said = some_text(question, 'question')
     return Sample(f"{source}-{some_text(id, 'id')}", image, said, text(answer, 'answer') or None, domain, list(objects), meta)
 

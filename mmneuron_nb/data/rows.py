@@ -56,9 +56,9 @@ def read_json(path, # a file
     try: data = json.loads(text)
     except json.JSONDecodeError as err:
         where = f'line {err.lineno}, column {err.colno}: {err.msg}'
-        raise SampleError(f'{str(path)!r} is no valid JSON: {where}.', 'Download or save it again.') from err
+        raise SampleError(f'{str(path)!r} is not valid JSON: {where}.', 'Download or save it again.') from err
     except (ValueError, RecursionError) as err:
-        raise SampleError(f'{str(path)!r} is no usable JSON ({err}).', 'Download or save it again.') from err
+        raise SampleError(f'{str(path)!r} is not usable JSON ({err}).', 'Download or save it again.') from err
     found = (data,) if not keys else tuple(data.get(k) for k in keys) if isinstance(data, dict) else (None,)
     if all(isinstance(x, list) for x in found): return found if len(keys) > 1 else found[0]
     want = ' and '.join(f'a list {k!r}' for k in keys) or 'a list'
@@ -70,7 +70,7 @@ def _json_lines(path, notes):
     for n, line in enumerate(read_lines(path, notes), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except (ValueError, RecursionError) as err: row = SampleError('the line is no valid JSON:', f'{path.name}, line {n}: {err}')
+        except (ValueError, RecursionError) as err: row = SampleError('the line is not valid JSON:', f'{path.name}, line {n}: {err}')
         yield row
 
 # %% ../../nbs/api/data/02_rows.ipynb #5881032c
@@ -80,7 +80,7 @@ def _separated(path, notes, sep):
     while True:
         try: cells = next(rows)
         except StopIteration: return
-        except csv.Error as err: yield SampleError('the line is no valid CSV:', f'{path.name}, line {rows.line_num}: {err}')
+        except csv.Error as err: yield SampleError('the line is not valid CSV:', f'{path.name}, line {rows.line_num}: {err}')
         else:
             if not cells: continue
             where = f'{path.name}, line {rows.line_num}: {len(cells)}, the header {len(head)}'
@@ -93,7 +93,7 @@ def _parquet(path):
     except ImportError as err:
         raise ExtraMissing('Parquet files are read by pyarrow;', "pip install 'mmneuron_nb[data]' brings it.") from err
     except (OSError, ValueError) as err:
-        raise SampleError(f'{str(path)!r} is no readable Parquet file ({err}):', 'download it again.') from err
+        raise SampleError(f'{str(path)!r} is not a readable Parquet file ({err}):', 'download it again.') from err
 
 # %% ../../nbs/api/data/02_rows.ipynb #e7eca22f
 def read_table(path, # .json (a list), .jsonl, .ndjson, .csv, .tsv or .parquet
@@ -103,14 +103,14 @@ def read_table(path, # .json (a list), .jsonl, .ndjson, .csv, .tsv or .parquet
     kinds = {'.json': read_json, '.jsonl': _json_lines, '.ndjson': _json_lines, '.parquet': lambda p, _: _parquet(p),
              '.csv': lambda p, n: _separated(p, n, ','), '.tsv': lambda p, n: _separated(p, n, '\t')}
     if (read := kinds.get(path.suffix.lower())) is None:
-        raise SampleError(f'{str(path)!r} is no table that can be read:', f'give one of {", ".join(kinds)}.')
+        raise SampleError(f'{str(path)!r} is not a table that can be read:', f'give one of {", ".join(kinds)}.')
     return list(read(path, notes))
 
 # %% ../../nbs/api/data/02_rows.ipynb #30896431
 def field(row, *keys): # the first of these that the row has
-    "A value of a row; `SampleError` if the row is no mapping, or has none of the `keys`."
+    "A value of a row; `SampleError` if the row is not a mapping, or has none of the `keys`."
     if isinstance(row, SampleError): raise SampleError(*row.args) # a new one: this one stays in the list
-    if not isinstance(row, Mapping): raise SampleError('the row is no table of names and values:', f'it is a {type(row).__name__}')
+    if not isinstance(row, Mapping): raise SampleError('the row is not a table of names and values:', f'it is a {type(row).__name__}')
     for key in keys:
         if key in row: return row[key]
     raise SampleError(f'the row has no {keys[0]!r}:', f'it has {list(row)[:8]}')
@@ -118,12 +118,12 @@ def field(row, *keys): # the first of these that the row has
 # %% ../../nbs/api/data/02_rows.ipynb #7e7a7e8e
 def text(value, # of a row
          what): # how to call it, e.g. 'answer'
-    "A value as stripped text, '' for `None` and NaN; `SampleError` if it is no text."
+    "A value as stripped text, '' for `None` and NaN; `SampleError` if it is not text."
     if value is None or isinstance(value, float) and math.isnan(value): return ''
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise SampleError(f'the {what} is no text:', f'it is a {type(value).__name__}')
+        raise SampleError(f'the {what} is not text:', f'it is a {type(value).__name__}')
     try: str(value).encode()
-    except UnicodeEncodeError as err: raise SampleError(f'the {what} is no valid text:', str(err)) from err
+    except UnicodeEncodeError as err: raise SampleError(f'the {what} is not valid text:', str(err)) from err
     return str(value).strip()
 
 def some_text(value, what):
@@ -132,7 +132,7 @@ def some_text(value, what):
     return out
 
 def texts(values, what):
-    "The values of a list as text, without the empty ones; `SampleError` if it is no list, or one is no text."
+    "The values of a list as text, without the empty ones; `SampleError` if it is not a list, or one is not text."
     if not isinstance(values, list): raise SampleError(f'there is no list of {what}s:', repr(values)[:60])
     return [t for t in (text(v, what) for v in values) if t]
 
@@ -141,7 +141,7 @@ def whole_number(value, what):
     "A value as an int, also from its digits; `SampleError` if it is none."
     if isinstance(value, int) and not isinstance(value, bool): return value
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20: return int(value)
-    raise SampleError(f'the {what} is no whole number:', repr(value))
+    raise SampleError(f'the {what} is not a whole number:', repr(value))
 
 def grouped(rows, # a list of rows
             key, # by which they are put together

@@ -19,7 +19,7 @@ from ..names import TEMPLATE, VISUAL
 # %% ../../nbs/api/models/04_adapters.ipynb #2d475241
 def tokens(boxes=None, # float32 [n, 4] of the visual tokens, in original pixels (NaN: no place); None: no grid
            n=None, # number of visual tokens, where there are no boxes
-           first=0, # tokens in front of them that are no patches (CLS); with `each`, in front of every `each` patches
+           first=0, # tokens in front of them that are not patches (CLS); with `each`, in front of every `each` patches
            each=None, # patches per tile
            index=None, # order: the row of the tensor in which each token lies, int64 [tokens]
            why=''): # the reason why there are no boxes

@@ -145,4 +145,4 @@ def check_text(sample, special):
         if (bad := next((t for t in special if t and t in s), None)):
             raise SampleError(f'The {name} of sample {sample.id!r} contains {bad!r};', 'remove it: the template places images and special tokens.')
         try: s.encode()
-        except UnicodeEncodeError as e: raise SampleError(f'The {name} of sample {sample.id!r} is no valid text ({e.reason});', 'correct it.') from e
+        except UnicodeEncodeError as e: raise SampleError(f'The {name} of sample {sample.id!r} is not valid text ({e.reason});', 'correct it.') from e

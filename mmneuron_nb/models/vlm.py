@@ -15,14 +15,14 @@ from pathlib import Path
 import json
 import numpy as np
 import torch
-from ..errors import ModelError, SiteError
+from ..errors import ModelError, SiteError, check_choice
 from ..data.samples import Sample
 from .adapters import adapter_for
 from .encoding import Batch, encode
 from .families import CHAT
 from .layout import find_template
 from ..names import MODULES
-from .sites import SITES, hooked, one_of, path_of, sort_families
+from .sites import SITES, hooked, path_of, sort_families
 
 # %% ../../nbs/api/models/07_vlm.ipynb #1f48876a
 INSIDE = ('_orig_mod', 'module', '_module', '_model', 'original_model', 'base_model', 'model') # where torch.compile, DataParallel, nnsight, TransformerLens' bridge and PEFT keep it
@@ -89,7 +89,7 @@ def _words(vlm, template):
     vlm.template = template or (vlm.adapter.chat and find_template(vlm.processor)) or vlm.adapter.template or replace(CHAT, before=f'USER: {mark}\n')
 
 def find_places(model, adapter):
-    "`({module: [Site, ...]}, leading tokens of the vision tower that are no patches)`; weights are not needed. Raises `ModelError`."
+    "`({module: [Site, ...]}, leading tokens of the vision tower that are not patches)`; weights are not needed. Raises `ModelError`."
     eye = model.get_encoder('image')
     eye = None if eye is model else eye
     found = sort_families(model, path_of(model, model.get_decoder()), path_of(model, eye), adapter.modules, adapter.skip)
@@ -102,14 +102,14 @@ def find_places(model, adapter):
 # %% ../../nbs/api/models/07_vlm.ipynb #aab3151c
 def sites(vlm, module=None, site='act', layers=None):
     "List of `Site`s of one `module` (default: all), `site` 'act' or 'post', optionally only some `layers`; raises `SiteError`."
-    one_of(site, SITES, 'site')
+    check_choice('site', site, SITES, SiteError)
     if module in MODULES and module not in vlm.modules:
         raise SiteError(f'{vlm.name} has no neurons in a {module} (no such part, or no activation function in it);', f'choose from {", ".join(vlm.modules)}.')
-    if module is not None: one_of(module, vlm.modules, 'module')
+    if module is not None: check_choice('module', module, vlm.modules, SiteError)
     out = [replace(s, site=site) for m in ([module] if module else vlm.modules) for s in vlm._sites[m]]
     if layers is not None:
         layers = [layers] if isinstance(layers, int) else layers
-        for l in layers: one_of(l, tuple(s.layer for s in out), 'layer')
+        for l in layers: check_choice('layer', l, dict.fromkeys(s.layer for s in out), SiteError)
         out = [s for s in out if s.layer in set(layers)]
     return out
 
@@ -183,7 +183,7 @@ def reading(vlm, fn, module=None, site='act', layers=None):
 def activations(vlm, batch, module='lm', site='act', layers=None):
     "`{layer: tensor [B, T, width]}` of one forward pass; T counts the tokens of that module (`batch.layouts[module]`)."
     if not isinstance(batch, Batch): batch = vlm.encode(batch)
-    one_of(module, vlm.modules, 'module')
+    check_choice('module', module, vlm.modules, SiteError)
     out = {}
     lay = batch.layouts[module].to(vlm.device)
     with reading(vlm, lambda s, a: out.__setitem__(s.layer, lay.gather(a)), module, site, layers): vlm.forward(batch)

@@ -10,8 +10,7 @@ import json
 import numpy as np
 import pandas as pd
 import torch
-from ..errors import OptionError, SiteError, check_path, check_whole, shown
-from ..models.sites import one_of
+from ..errors import OptionError, SiteError, check_choice, check_path, check_whole, shown
 from ..store.storage import write_atomic, writing
 
 # %% ../../nbs/api/neurons/02_masks.ipynb #f4c1aa41
@@ -21,13 +20,13 @@ def neuron_masks(table, # DataFrame indexed (module, layer, neuron)
                  layers=None): # length of the lists; default: as many as the table knows
     "`{label: [int64 tensor of neuron indices per layer]}`, labels and indices sorted. Raises `OptionError`, `SiteError`."
     if not isinstance(table, pd.DataFrame) or list(table.index.names) != ['module', 'layer', 'neuron']:
-        raise OptionError(f'{shown(table)} is no table of neurons;', 'make one with `modality_types(store)`.')
+        raise OptionError(f'{shown(table)} is not a table of neurons;', 'make one with `modality_types(store)`.')
     have = table.index.unique('module').tolist()
     if module is None and len(have) > 1: raise OptionError(f'The table has several modules ({", ".join(have)});', f'choose one, such as module={have[-1]!r}.')
-    part = table[table.index.get_level_values('module') == (have[:1] if module is None else [one_of(module, have, 'module of this table')])[0]] if have else table
+    part = table[table.index.get_level_values('module') == (have[:1] if module is None else [check_choice('module', module, have, SiteError)])[0]] if have else table
     top = int(part.index.get_level_values('layer').max()) + 1 if len(part) else 0
     layers = top if layers is None else check_whole('layers', layers, top)
-    pairs = labels_of(part[one_of(by, list(table.columns), 'column')], by)
+    pairs = labels_of(part[check_choice('by', by, table.columns)], by)
     out = {}
     for label, rows in pairs.groupby(pairs, sort=True):
         by_layer = rows.index.to_frame(index=False).groupby('layer').neuron
@@ -36,23 +35,23 @@ def neuron_masks(table, # DataFrame indexed (module, layer, neuron)
     return out
 
 def labels_of(column, name):
-    "One row per neuron and label; neurons without one are left out. Raises `OptionError` if these are no labels."
+    "One row per neuron and label; neurons without one are left out. Raises `OptionError` if these are not labels."
     if column.dtype == bool: return column[column].map(lambda _: name)
     flat = column.explode().dropna()
-    if (wrong := [v for v in flat.unique() if not isinstance(v, str)]): raise OptionError(f'Column {name!r} holds {shown(wrong[0])}, which is no label;', 'give a column of text, of tuples of text, or of True and False.')
+    if (wrong := [v for v in flat.unique() if not isinstance(v, str)]): raise OptionError(f'Column {name!r} holds {shown(wrong[0])}, which is not a label;', 'give a column of text, of tuples of text, or of True and False.')
     return flat
 
 # %% ../../nbs/api/neurons/02_masks.ipynb #38e7e691
 def check_masks(masks):
     "`masks` with int64 tensors; raises `OptionError` if it is not a dict of lists of neuron indices, one per layer, of equal length."
-    bad = lambda what: OptionError(f'These are no masks ({what});', "give {label: [neuron indices per layer]}, such as `neuron_masks(table)` makes.")
+    bad = lambda what: OptionError(f'These are not masks ({what});', "give {label: [neuron indices per layer]}, such as `neuron_masks(table)` makes.")
     if not isinstance(masks, dict) or not all(isinstance(k, str) and isinstance(v, (list, tuple)) for k, v in masks.items()): raise bad('no dict of lists by label')
     if len(n := {len(v) for v in masks.values()}) > 1: raise bad(f'lists of {" and ".join(map(str, sorted(n)))} layers')
     return {k: [_indices(m, lambda what, k=k, l=l: bad(f'{k!r}, layer {l}: {what}')) for l, m in enumerate(v)] for k, v in masks.items()}
 
 def _indices(m, bad):
     try: t = torch.as_tensor(m)
-    except (TypeError, ValueError, RuntimeError) as e: raise bad(f'{shown(m)} is no list of numbers') from e
+    except (TypeError, ValueError, RuntimeError) as e: raise bad(f'{shown(m)} is not a list of numbers') from e
     if not t.numel() and t.ndim == 1: return torch.zeros(0, dtype=torch.int64)
     if t.ndim != 1 or t.is_floating_point() or t.dtype == torch.bool: raise bad('not a list of whole numbers')
     if t.min() < 0 or len(t.unique()) < len(t): raise bad('an index is negative or there twice')
@@ -60,7 +59,7 @@ def _indices(m, bad):
 
 def _kind(path):
     path = check_path(path)
-    if path.suffix not in ('.safetensors', '.json'): raise OptionError(f'{path.name!r} is no name for masks: end it with .safetensors or .json.')
+    if path.suffix not in ('.safetensors', '.json'): raise OptionError(f'{path.name!r} is not a name for masks: end it with .safetensors or .json.')
     return path, path.suffix == '.json'
 
 # %% ../../nbs/api/neurons/02_masks.ipynb #c5396a00

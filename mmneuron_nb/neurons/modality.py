@@ -58,11 +58,11 @@ def neuron_index(module, layers, width): # MultiIndex (module, layer, neuron)
     return pd.MultiIndex.from_product([[module], list(layers), range(width)], names=['module', 'layer', 'neuron'])
 
 def chosen(store, modules): # None: all
-    "The modules asked for, each once; raises `OptionError` if `store` is no store."
-    if not hasattr(store, 'manifest'): raise OptionError(f'{type(store).__name__} is no store;', 'give what `record` or `open_store` returned.')
+    "The modules asked for, each once; raises `OptionError` if `store` is not a store."
+    if not hasattr(store, 'manifest'): raise OptionError(f'{type(store).__name__} is not a store;', 'give what `record` or `open_store` returned.')
     if modules is None: return store.modules
     try: return tuple(dict.fromkeys([modules] if isinstance(modules, str) else modules)) or store.modules
-    except TypeError as e: raise OptionError(f'modules={shown(modules)} is no list of modules;', f'choose from {", ".join(store.modules)}.') from e
+    except TypeError as e: raise OptionError(f'modules={shown(modules)} is not a list of modules;', f'choose from {", ".join(store.modules)}.') from e
 
 def modality_types(store, # `ActivationStore`
                    n_v=4, # visual-activated: more than n_v visual tokens ...
@@ -105,7 +105,7 @@ def exemplars(table, type, n=5, module='lm', per_layer=2):
     if type not in TYPES: raise OptionError(f'There is no type {type!r};', f'choose from {", ".join(TYPES)}.')
     p = f'p_{type[0]}'
     if not isinstance(table, pd.DataFrame) or not {'type', 'max', 'silent', p} <= set(table) or 'module' not in table.index.names:
-        raise OptionError(f'{shown(table)} is no table of neurons;', 'make one with `modality_types(store)`.')
+        raise OptionError(f'{shown(table)} is not a table of neurons;', 'make one with `modality_types(store)`.')
     n, per_layer, have = check_whole('n', n, 0), check_whole('per_layer', per_layer, 1), table.index.unique('module')
     if len(table) and module not in list(have): raise SiteError(f'No module {shown(module)} in this table;', f'choose from {", ".join(have)}.')
     t = table[(table.type == type) & ~table.silent & (table.index.get_level_values('module') == module)]

@@ -36,7 +36,7 @@ class RayOptions:
         for name in ('num_cpus', 'num_gpus', 'patience'):
             if getattr(self, name) is not None or name != 'num_gpus': check_number(name, getattr(self, name), 0, 1_000_000)
         if self.address is not None and not isinstance(self.address, str): raise OptionError(f'address={shown(self.address)};', "give 'auto' or HOST:PORT.")
-        if self.load is not None and not callable(self.load): raise OptionError(f'load={shown(self.load)} is no function;', 'give one that makes a `VLM`, such as `lambda: VLM.from_pretrained(path)`.')
+        if self.load is not None and not callable(self.load): raise OptionError(f'load={shown(self.load)} is not a function;', 'give one that makes a `VLM`, such as `lambda: VLM.from_pretrained(path)`.')
         try: self.demand
         except Exception as e: raise OptionError(f'resources={shown(self.resources)};', 'give a dictionary of numbers, such as dict(a100=1).') from e
 

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from contextlib import contextmanager
 from dataclasses import asdict
-from ..errors import OptionError, SampleError, StoreError, check_choice, check_path, shown
+from ..errors import OptionError, SampleError, StoreError, check_choice, check_path, guess, shown
 from ..data.samples import Sample
 from ..models.vlm import VLM
-from ..models.sites import one_of
 from ..running.batching import Feed, as_feed, batches, checked, domain_of, in_parts, sample_hash, token_count
 from ..running.prefetch import Ahead
 from .local import Commits, read_batch, rows_again, whole
@@ -164,7 +163,8 @@ def _elsewhere(engine, options):
 def _options(kw):
     "`Options` from keywords, with lists as tuples and a clear error for unknown names."
     known = tuple(k for k in dict.fromkeys([*inspect.signature(record).parameters, *Options.__dataclass_fields__]) if k not in ('vlm', 'samples', 'options'))
-    for k in kw: one_of(k, known, 'option', OptionError)
+    for k in kw:
+        if k not in known: raise OptionError(f'There is no option {k!r}: {", ".join(known)}.{guess(k, known)}', option=k)
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     kw = {k: plain(v) for k, v in kw.items()}
     for k in ('modules', 'layers'):
@@ -174,7 +174,7 @@ def _options(kw):
             try:
                 kw[k] = tuple(dict.fromkeys(plain(x) for x in v))
                 if k == 'modules': ' '.join(kw[k]) # names, nothing else
-            except TypeError as e: raise OptionError(f'{k}={shown(v)} is no list of {k};', f'give some of them, such as {k}=' + ("('lm',)." if k == 'modules' else '[0, 5].')) from e
+            except TypeError as e: raise OptionError(f'{k}={shown(v)} is not a list of {k};', f'give some of them, such as {k}=' + ("('lm',)." if k == 'modules' else '[0, 5].')) from e
     return Options(**kw)
 
 # %% ../../nbs/api/recording/01_recorder.ipynb #8241e23c
@@ -223,9 +223,9 @@ def _pieces(vlm, state):
     return out
 
 def _record_to(vlm, samples, opts, stats, out, feed, on_bad, progress, resume, overwrite, far=None):
-    if not out.name or len(out.name) > 200 or '\0' in out.name: raise StoreError(f'{str(out)!r} is no name for a store;', "give a folder such as 'run.zarr'.")
+    if not out.name or len(out.name) > 200 or '\0' in out.name: raise StoreError(f'{str(out)!r} is not a name for a store;', "give a folder such as 'run.zarr'.")
     what, part = standing(out), out.with_name(out.name + '.partial')
-    if what == 'other': raise StoreError(f'{str(out)!r} exists and is no store, so it is not overwritten;', 'choose another `out`, or remove it yourself.')
+    if what == 'other': raise StoreError(f'{str(out)!r} exists and is not a store, so it is not overwritten;', 'choose another `out`, or remove it yourself.')
     if what == 'rest' and not overwrite and not (part/'state.safetensors').exists(): raise lost_manifest(out) # with a checkpoint: cut off while it was written
     key = _key(vlm, samples, opts)
     if what == 'store' and not overwrite:

@@ -37,7 +37,7 @@ def listed(samples):
     "The samples as a list, one alone too; raises `SampleError` if it is none."
     if isinstance(samples, Sample): return [samples]
     try: return check_samples(list(samples))
-    except TypeError as e: raise SampleError(f'{shown(samples)} is no list of samples;', 'give some, such as `scenes.make(100)`.') from e
+    except TypeError as e: raise SampleError(f'{shown(samples)} is not a list of samples;', 'give some, such as `scenes.make(100)`.') from e
 
 def checked(vlm, samples, opts, on_bad='raise'):
     "The samples as a list, refused before anything runs if one cannot work: raises `SampleError`."

@@ -84,7 +84,7 @@ def carried(t): # the one form in which `lower` is below 2^40: equal sums are eq
 FOLD = dict(sum=(torch.sum, torch.add, 0), max=(torch.amax, torch.maximum, -torch.inf), min=(torch.amin, torch.minimum, torch.inf)) # over rows, of two, of nothing
 
 # %% ../../nbs/api/statistics/03_base.ipynb #85dd3174
-PLAN = ('name', 'dims', 'combine', 'domains', 'numbered') # attributes that are no settings
+PLAN = ('name', 'dims', 'combine', 'domains', 'numbered') # attributes that are not settings
 
 class Statistic:
     "One array per neuron, combined over samples. Subclass it: set `name` (and `dims`, `combine`, `domains`), write `reduce`."

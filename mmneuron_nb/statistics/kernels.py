@@ -28,7 +28,7 @@ def _read(x, roles, top, active, bad, T, I, sb, st, si, WORDS: tl.constexpr, TOK
         counted = (role == VISUAL_) | (role == PROMPT_) | (role == ANSWER_) | ((role == TEMPLATE_) & WORDS)
         best = tl.maximum(best, tl.where(counted, v, float('-inf')))
         count += tl.where((v > 0) & (role != PAD_), tl.full((1, 1), 1, tl.int64) << (tl.maximum(role - 1, 0)*16).to(tl.int64), 0)
-        broken |= ((role != PAD_) & ((v - v) != 0)).to(tl.int32) # infinity - infinity is no number
+        broken |= ((role != PAD_) & ((v - v) != 0)).to(tl.int32) # infinity - infinity is not a number
     tl.store(top + b*I + i, tl.max(best, 0), i < I)
     for r in tl.static_range(4): tl.store(active + (b*4 + r)*I + i, tl.sum(((count >> (16*r)) & 0xffff).to(tl.int32), 0), i < I)
     if tl.max(tl.max(broken, 1), 0) > 0: tl.store(bad + b, 1)
@@ -55,7 +55,7 @@ def _by_role(x, roles, out, T, I, sb, st, si, POWER: tl.constexpr, TOKENS: tl.co
         elif POWER == 1: total += v.to(tl.float64)
         else: total += v.to(tl.float64)*v.to(tl.float64)
     to = out + (b*4 + r)*I + i
-    if POWER == 0: tl.store(to, tl.where(tl.max(broken, 0) > 0, float('nan'), tl.max(best, 0)), i < I) # `maximum` drops what is no number
+    if POWER == 0: tl.store(to, tl.where(tl.max(broken, 0) > 0, float('nan'), tl.max(best, 0)), i < I) # `maximum` drops what is not a number
     else: tl.store(to, tl.sum(total, 0), i < I)
 
 def by_role(x, roles, power): # activations [B, T, I], roles uint8 [B, T]; 0: the maximum, 1: the sum, 2: the sum of squares

@@ -57,12 +57,12 @@ def statistics_of(stats):
     except TypeError as e: raise OptionError(f'stats={shown(stats)};', 'give a list of `Statistic`s.') from e
     out = [BUILT_IN.get(s, s)() if isinstance(s, str) and s in BUILT_IN else s() if isinstance(s, type) and issubclass(s, Statistic) else s for s in stats]
     for s in out:
-        if not isinstance(s, Statistic): raise OptionError(f'stats: {shown(s)} is no statistic;', f'give a `Statistic`, or a name out of {", ".join(BUILT_IN)}.')
+        if not isinstance(s, Statistic): raise OptionError(f'stats: {shown(s)} is not a statistic;', f'give a `Statistic`, or a name out of {", ".join(BUILT_IN)}.')
         if not (isinstance(s.name, str) and s.name.isidentifier()) or s.name.split('_')[0] in TAKEN or s.name in ('role', 'index') or s.name.endswith('_exact'):
-            raise OptionError(f'{s.kind}: {shown(s.name)} is no name for a statistic;', 'choose a word that no other array has.')
+            raise OptionError(f'{s.kind}: {shown(s.name)} is not a name for a statistic;', 'choose a word that no other array has.')
         if s.combine not in ('sum', 'max', 'min'): raise OptionError(f'{s.name}: combine={shown(s.combine)};', "choose 'sum', 'max' or 'min'.")
         if not isinstance(s.dims, (tuple, list)) or len(set(s.dims)) < len(s.dims): raise OptionError(f'{s.name}: dims={shown(s.dims)};', 'give a tuple of names, each once.')
-        if (bad := [d for d in s.dims if not isinstance(d, str) or d in TAKEN]): raise OptionError(f'{s.name}: {shown(bad[0])} is no axis of its own;', 'choose another word in `dims`.')
+        if (bad := [d for d in s.dims if not isinstance(d, str) or d in TAKEN]): raise OptionError(f'{s.name}: {shown(bad[0])} is not an axis of its own;', 'choose another word in `dims`.')
         try: s.spec()
         except (TypeError, ValueError) as e: raise OptionError(f'{s.name}: its settings cannot be written down ({e});', 'keep numbers, strings and lists in it, or names that begin with "_".') from e
     if len({s.name for s in out}) < len(out): raise OptionError(f'Two statistics are called {max(s.name for s in out)!r};', 'give each a name of its own.')

@@ -10,7 +10,6 @@ import json, os
 import numpy as np
 import pandas as pd
 from ..errors import OptionError, SiteError, check_choice, check_path, check_whole, shown
-from ..models.sites import one_of
 from .storage import writing
 from .store import ActivationStore
 
@@ -20,7 +19,7 @@ ROWS = 5_000_000 # the longest table that is made; about 250 MB without order st
 def _chosen(name, value, have, lo=0): # None: all of them; one number, or a list of them -> sorted positions in `have`
     if value is None: return list(range(len(have)))
     try: value = [value] if np.ndim(value) == 0 else list(value)
-    except (TypeError, ValueError) as e: raise OptionError(f'{name}={shown(value)} is no list of numbers;', f'give some, such as {name}=[0, 1].') from e
+    except (TypeError, ValueError) as e: raise OptionError(f'{name}={shown(value)} is not a list of numbers;', f'give some, such as {name}=[0, 1].') from e
     want, at = [check_whole(name, v, lo) for v in value], {h: n for n, h in enumerate(have)}
     for v in want:
         if v not in at: raise SiteError(f'{name}={v} was not recorded;', f'choose from {have[0]} to {have[-1]}.' if len(have) else 'nothing was.')
@@ -34,7 +33,7 @@ def to_pandas(store,
               order=False): # also the order statistics, as columns visual_0, visual_1, ..., text_0, ...
     "One row per top entry, indexed (module, layer, neuron, rank): sample, domain, value. Raises `OptionError` beyond `ROWS` rows, `SiteError` for what was not recorded."
     check_choice('order', order, (True, False))
-    modules = store.modules if module is None else [one_of(module, store.modules, 'module of this store')]
+    modules = store.modules if module is None else [check_choice('module', module, store.modules, SiteError)]
     plan = {}
     for m in modules:
         ds = store.module(m)
@@ -67,7 +66,7 @@ def to_safetensors(store, path, rows=False): # rows: also the kept token rows, w
     "Write all arrays to one safetensors file; its metadata holds, as JSON under 'store', what the axes mean. Returns the path; raises `OptionError`, `StoreError`."
     from safetensors.numpy import save_file
     path = check_path(path)
-    if path.suffix != '.safetensors': raise OptionError(f'{path.name!r} is no name for such a file: end it with .safetensors.')
+    if path.suffix != '.safetensors': raise OptionError(f'{path.name!r} is not a name for such a file: end it with .safetensors.')
     arrays = {f'{m}/{k}': v for m in store.modules for k, v in store.module(m).data_vars.items() if rows or k != 'top_row'}
     core = {k: store.manifest[k] for k in ('format', 'model', 'options', 'domains', 'sites', 'ids', 'skipped', 'exact', 'versions')}
     core['dims'] = {k: list(v.dims) for k, v in arrays.items()}

@@ -36,7 +36,7 @@ def merged_facts(*facts):
 # %% ../../nbs/api/store/03_merging.ipynb #e7aa7345
 def merge_stores(store, other, out=None):
     "A store of the samples of both, in memory or written to `out`; raises `StoreError` if model, options or sites differ or a sample is in both."
-    if not isinstance(other, ActivationStore): raise StoreError(f'{shown(other)} is no store;', 'give what `record` or `open_store` returned.')
+    if not isinstance(other, ActivationStore): raise StoreError(f'{shown(other)} is not a store;', 'give what `record` or `open_store` returned.')
     out = None if out is None else check_path(out, StoreError, remote=True)
     same_model(store.manifest['model'], other.manifest['model'])
     hashes = [s.manifest['data']['samples'] for s in (store, other)]

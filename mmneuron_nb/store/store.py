@@ -14,10 +14,9 @@ from pathlib import Path
 from functools import cached_property
 import numpy as np
 import torch
-from ..errors import OptionError, SiteError, StoreError, check_path, check_whole, shown
+from ..errors import OptionError, SiteError, StoreError, check_choice, check_path, check_whole, shown
 from ..names import PAD, VISUAL, neuron_name, parse_neuron
 from ..data.samples import load_image
-from ..models.sites import one_of
 from ..models.encoding import append_answer
 from ..running.batching import domain_of, encode_batch, encode_sample, listed, sample_hash
 from .files import damaged, manifest_parts, module_dataset, refuse_damaged, sample_dataset, standing, with_coords
@@ -82,7 +81,7 @@ class ActivationStore:
     def ds(self): return self._here()['lm' if 'lm' in self._ds else self.modules[0]]
     @cached_property
     def _table(self): return {k: v.values for k, v in self._samples.data_vars.items()}
-    def module(self, name): return self._here()[one_of(name, self.modules, 'module of this store')]
+    def module(self, name): return self._here()[check_choice('module', name, self.modules, SiteError)]
     def __len__(self): return len(self.ids)
     def __repr__(self):
         o, n = self.options, ', '.join(f'{m}: {d.sizes["layer"]} x {d.sizes["neuron"]}' for m, d in self._ds.items())
@@ -94,7 +93,7 @@ class ActivationStore:
         m, l, i = parse_neuron(neuron)
         ds = self.module(m)
         layers = ds.layer.values.tolist()
-        one_of(l, layers, f'layer of {m}')
+        check_choice(f'layer of {m}', l, layers, SiteError)
         if not 0 <= i < ds.sizes['neuron']: raise SiteError(f'{m} has neurons 0 to {ds.sizes["neuron"] - 1}, not {i};',
                                                             'choose one of them.')
         return m, layers.index(l), i
@@ -150,7 +149,7 @@ def same_model(want, have):
 
 def attach(store, vlm, samples=None):
     "Connect the model (and the samples) that `store` was recorded with; returns the store, raises `StoreError` naming what differs."
-    if not hasattr(vlm, 'fingerprint'): raise StoreError(f'{shown(vlm)} is no model;', 'give the `VLM` of the recording: store.attach(vlm, samples).')
+    if not hasattr(vlm, 'fingerprint'): raise StoreError(f'{shown(vlm)} is not a model;', 'give the `VLM` of the recording: store.attach(vlm, samples).')
     same_model(store.manifest['model'], vlm.fingerprint())
     if samples is not None:
         by = {s.id: s for s in listed(samples)}

@@ -20,7 +20,7 @@ from .palette import GREEN, HEAT
 # %% ../../nbs/api/views/05_overlays.ipynb #ab6fdae8
 def check_row(row):
     "`row` itself if it can be drawn; else an error that names the neuron and what is wrong."
-    if not hasattr(row, 'neuron'): raise OptionError(f'{shown(row)} is no row of tokens: take one from store.tokens(neuron).')
+    if not hasattr(row, 'neuron'): raise OptionError(f'{shown(row)} is not a row of tokens: take one from store.tokens(neuron).')
     name, n = f'{neuron_name(row.neuron)} on sample {row.sample_id!r}', len(row.values)
     if not len(row.tokens) == len(row.roles) == n:
         raise OptionError(f'{name} has {n} values for {len(row.tokens)} tokens and {len(row.roles)} roles: '

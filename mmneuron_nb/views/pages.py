@@ -74,7 +74,7 @@ def page(title:str, body:str, css:str='', head:str='') -> str:
 def page_path(path) -> Path:
     "`path` as a Path if it is the name of a page; else an `OptionError`."
     path = check_path(path)
-    if path.suffix.lower() not in ('.html', '.htm'): raise OptionError(f'{path.name!r} is no name for a page: end it with .html.')
+    if path.suffix.lower() not in ('.html', '.htm'): raise OptionError(f'{path.name!r} is not a name for a page: end it with .html.')
     return path
 
 def write_page(path, html:str) -> Path:

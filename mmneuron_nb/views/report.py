@@ -86,13 +86,13 @@ def charts(s, counts) -> list:
 def _check_given(exemplars, facts) -> None:
     "Raises `OptionError` unless `exemplars` holds lists of rows by type, and `facts` is a dict."
     for name, given in (('exemplars', exemplars), ('facts', facts)):
-        if not isinstance(given, dict): raise OptionError(f'{name}={shown(given)} is no dict: see the parameters of write_report.')
+        if not isinstance(given, dict): raise OptionError(f'{name}={shown(given)} is not a dict: see the parameters of write_report.')
     odd = set(exemplars) - set(TYPES)
     if odd: raise OptionError(f'exemplars has unknown types {", ".join(sorted(map(str, odd)))}: the four types are {", ".join(TYPES)}.')
     lists = lambda x: isinstance(x, (list, tuple))
     for t, neurons in exemplars.items():
         if not (neurons is None or lists(neurons) and all(map(lists, neurons))):
-            raise OptionError(f'exemplars[{t!r}] is no list of neurons: give lists of rows from store.tokens(), one list per neuron.')
+            raise OptionError(f'exemplars[{t!r}] is not a list of neurons: give lists of rows from store.tokens(), one list per neuron.')
 
 # %% ../../nbs/api/views/06_report.ipynb #0490c84b
 def write_report(

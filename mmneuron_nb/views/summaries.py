@@ -51,7 +51,7 @@ def check_table(table) -> pd.DataFrame:
     p = table[list(P_COLUMNS)].apply(pd.to_numeric, errors='coerce').to_numpy(float)
     bad = ~np.isfinite(p).all(1) | (p < 0).any(1) | (p > 1).any(1) | ~(abs(p.sum(1) - 1) < 1e-6)
     if bad.any():
-        raise OptionError(f'{bad.sum():,} neurons have p_v, p_t, p_m, p_u that are no shares (NaN, outside 0..1, or not adding to 1), '
+        raise OptionError(f'{bad.sum():,} neurons have p_v, p_t, p_m, p_u that are not shares (NaN, outside 0..1, or not adding to 1), '
                           f'the first is {table.index[bad.argmax()]}: drop them, or make the table with modality_types(store).')
     mixed = [c for c in ('tie', 'silent') if table[c].dtype != bool]
     if mixed: raise OptionError(f'The columns {", ".join(mixed)} do not hold True or False only: table.astype(dict({", ".join(f"{c}=bool" for c in mixed)})).')
@@ -109,7 +109,7 @@ def ends(layers) -> tuple:
         lo, hi = (check_whole('layer', l) for l in ((layers, layers) if np.isscalar(layers) else layers))
         if lo <= hi: return lo, hi
     except (TypeError, ValueError): pass
-    raise OptionError(f'layers={shown(layers)} is no range: give (first, last) as whole numbers with first <= last.')
+    raise OptionError(f'layers={shown(layers)} is not a range: give (first, last) as whole numbers with first <= last.')
 
 # %% ../../nbs/api/views/01_summaries.ipynb #84db4298
 def choose(

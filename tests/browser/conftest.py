@@ -14,7 +14,7 @@ LOCAL = ('http://127.0.0.1', 'http://localhost', 'ws://127.0.0.1', 'ws://localho
 def chromium_path() -> str:
     asked = os.environ.get('MMNEURON_CHROMIUM')
     found = shutil.which(asked) if asked else next((p for n in NAMES if (p := shutil.which(n))), None)
-    if not found: pytest.fail(f'MMNEURON_CHROMIUM={asked!r} is no program. {REMEDY}' if asked else REMEDY, pytrace=False)
+    if not found: pytest.fail(f'MMNEURON_CHROMIUM={asked!r} is not a program. {REMEDY}' if asked else REMEDY, pytrace=False)
     return found
 
 

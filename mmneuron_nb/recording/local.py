@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from ..names import PAD
-from ..models.sites import hooked
+from ..models.hooks import hooked
 from ..running.batching import as_feed, domain_of, encode_batch, in_parts, out_of_memory, token_count
 from ..statistics.token_rows import coded
 from ..statistics.base import Acts, Kept, reduced

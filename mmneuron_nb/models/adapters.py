@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from ..errors import ModelError
+from .encoding import Batch
 from .layout import Layout, Template
-from .sites import hooked
+from .hooks import hooked
 from ..names import TEMPLATE, VISUAL
 
 # %% ../../nbs/api/models/04_adapters.ipynb #2d475241
@@ -63,6 +64,7 @@ class Adapter:
     modules: dict = field(default_factory=dict) # module name -> path, where structure cannot tell
     skip: tuple = () # paths of parts whose neurons take no part in answering
     unused: Callable = lambda config: {} # (config) -> {module: set of layers whose output the model drops}
+    unembedding: Callable|None = None # (vlm) -> `models.unembedding.Unembedding`, where structure cannot tell
 
 # %% ../../nbs/api/models/04_adapters.ipynb #a7b0e600
 ADAPTERS = {} # value of `config.model_type` -> `Adapter`
@@ -89,9 +91,8 @@ def probe(vlm, inputs):
     key = tuple(sorted((k, tuple(v.shape)) for k, v in inputs.items()))
     if key not in vlm.probed:
         rows, sites = {}, [vlm.sites(m)[0] for m in vlm.modules if m != 'lm']
-        move = lambda v: v.to(vlm.device, vlm.dtype if v.is_floating_point() else v.dtype)
-        with torch.inference_mode(), hooked(vlm.model, sites, lambda s, a: rows.__setitem__(s.module, a.shape[:-1])):
-            vlm.model(**{k: move(v) for k, v in inputs.items()}, use_cache=False, logits_to_keep=1)
+        note = lambda s, a: rows.__setitem__(s.module, a.shape[:-1])
+        with hooked(vlm.model, sites, note, reads=True): vlm.forward(Batch(inputs, {}))
         vlm.probed[key] = rows
     return vlm.probed[key]
 

@@ -118,12 +118,14 @@ class Running(Pointing):
         batch,              # `Batch`
         logits=False,       # logits [B, T, vocabulary]; else of the last position alone [B, 1, vocabulary]
         grad=False,         # keep what gradients need, with respect to any point
-        stop_after=None,    # points: the pass ends when all of them were reached, and returns None
+        stop_after=None,    # a layer of the language model, a point or a list of them: the pass ends when all were reached
     ):
-        "One forward pass; what the model returns."
+        "One forward pass: what the model returns, or None if it was stopped."
         b = batch.to(self.device, self.dtype)
         mode = torch.enable_grad() if grad else torch.inference_mode()
-        with mode, tracing() if grad else nullcontext(), steady(self, batch), stopping(self.model, stop_after or ()):
+        if isinstance(stop_after, int): stop_after = self.points('block', 'lm', stop_after)
+        ends = stop_after if isinstance(stop_after, (list, tuple)) else [] if stop_after is None else [stop_after]
+        with mode, tracing() if grad else nullcontext(), steady(self, batch), stopping(self.model, ends):
             return self.model(**b.inputs, use_cache=False, logits_to_keep=0 if logits else 1)
 
     @contextmanager

@@ -118,7 +118,7 @@ class Running(Pointing):
         batch,              # `Batch`
         logits=False,       # logits [B, T, vocabulary]; else of the last position alone [B, 1, vocabulary]
         grad=False,         # keep what gradients need, with respect to any point
-        stop_after=None,    # a layer of the language model, a point or a list of them: the pass ends when all were reached
+        stop_after=None,    # a layer of the lm, a point, or a list of them: the pass ends when all were reached
     ):
         "One forward pass: what the model returns, or None if it was stopped."
         b = batch.to(self.device, self.dtype)

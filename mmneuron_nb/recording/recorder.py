@@ -21,7 +21,7 @@ from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoin
 from ..store.storage import Lock, remove_folder
 from ..store.repair import hit_layers, replace_facts, replace_files
 from ..statistics.state import Options, RunState, statistics_of
-from ..statistics.base import Kept
+from ..statistics.base import Counted
 from ..statistics.top import stale_rows
 from ..store.store import from_state, lost_manifest, open_store, read_manifest, words_of
 
@@ -29,7 +29,7 @@ from ..store.store import from_state, lost_manifest, open_store, read_manifest, 
 def run(vlm, samples, state, feed=8, ckpt=None, on_bad='raise', progress=True): # feed: a `Feed`, or a number of samples
     "Record the samples that `state` does not know yet; on an error, what was recorded is saved first."
     from tqdm.auto import tqdm
-    state.torn, feed = False, as_feed(feed).on(vlm.device)
+    state.incomplete, feed = False, as_feed(feed).on(vlm.device)
     todo = [s for s in samples if s.id not in state.table and s.id not in state.skipped]
     bar = tqdm(total=len(samples), initial=len(samples) - len(todo), unit='sample', desc='record', disable=not progress)
     refuse = None if on_bad == 'raise' else lambda s, e: (state.skipped.__setitem__(s.id, str(e)), bar.update())
@@ -43,7 +43,7 @@ def run(vlm, samples, state, feed=8, ckpt=None, on_bad='raise', progress=True): 
         _rows_again(vlm, samples, state, feed)
     finally: # the end, or an error: what is known is kept either way
         bar.close()
-        if ckpt is not None and state.table and not state.torn: save(ckpt, state)
+        if ckpt is not None and state.table and not state.incomplete: save(ckpt, state)
     return state.flush()
 
 def timed(groups, clock, bar=None):
@@ -82,13 +82,13 @@ def stoppable(note):
 def undrawn(state):
     "Ids of recorded samples that the lottery has drawn, but whose random statistics are missing."
     first = next(iter(state.modules.values()))
-    return {i for i in state.lottery if i in state.table and state.at[i] not in first.random[0].rows}
+    return {i for i in state.random_ids if i in state.table and state.at[i] not in first.random[0].values}
 
 def _draw_again(vlm, samples, state, feed):
     "When drawn samples were skipped, the next ones of the lottery are read for their random statistics alone."
     missing = undrawn(state)
     def add(reader):
-        kept = Kept(torch.ones(len(reader.batch), dtype=torch.bool), torch.tensor([state.at[s.id] for s in reader.batch.samples]), None)
+        kept = Counted(torch.ones(len(reader.batch), dtype=torch.bool), torch.tensor([state.at[s.id] for s in reader.batch.samples]), None)
         with whole(state):
             for r in reader.results: r.layer['random'].update(r.parts['random'], kept)
     for group in batches(vlm, [s for s in samples if s.id in missing], state.opts, feed):
@@ -217,7 +217,7 @@ def _clear(part):
 def _pieces(vlm, state):
     "Readable words of all token ids of a run by module, so that kept rows need no tokenizer."
     out = dict(image=vlm.image_token_id)
-    for m in state.rows:
+    for m in state.table_modules:
         ids = sorted({int(t) for row in state.table.values() for t in row.tokens[m].ids} | ({vlm.image_token_id} if m != 'qformer' else set())) # a Q-Former has another vocabulary
         out[m] = dict(zip(map(str, ids), words_of(vlm, m, ids)))
     return out

@@ -17,13 +17,14 @@ from ..models.vlm import VLM
 from ..running.batching import Feed, as_feed, batches, checked, domain_of, in_parts, sample_hash, token_count
 from ..running.prefetch import Ahead
 from .local import Commits, read_batch, rows_again, whole
-from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, make_manifest, refuse_other, standing, write_store
+from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, lost_manifest, make_manifest, read_manifest, refuse_other, standing, write_store
 from ..store.storage import Lock, remove_folder
 from ..store.repair import hit_layers, replace_facts, replace_files
 from ..statistics.state import Options, RunState, statistics_of
 from ..statistics.base import Counted
 from ..statistics.top import stale_rows
-from ..store.store import from_state, lost_manifest, open_store, read_manifest, words_of
+from ..store.store import ActivationStore, open_store
+from ..store.tokens import words_of
 
 # %% ../../nbs/api/recording/01_recorder.ipynb #1b53d471
 def run(vlm, samples, state, feed=8, ckpt=None, on_bad='raise', progress=True): # feed: a `Feed`, or a number of samples
@@ -204,7 +205,7 @@ def _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key=None, o
     n, sec = len(state.table) - before, time.perf_counter() - start
     facts = dict(samples=n, seconds=sec, device=str(vlm.device), batch_size=feed.size, max_tokens_per_batch=feed.tokens, workers=feed.workers, **state.clock) | more
     manifest = make_manifest(state, key['model'], dict(samples=key['data']), _pieces(vlm, state) if opts.keep_tokens else None)
-    if out is None: return from_state(state, manifest, facts=facts).connect(vlm, {s.id: s for s in samples})
+    if out is None: return ActivationStore.from_state(state, manifest, facts=facts).connect(vlm, {s.id: s for s in samples})
     write_store(state, manifest, out, facts, ckpt.lock.beat)
 
 def _clear(part):

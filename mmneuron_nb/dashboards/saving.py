@@ -8,10 +8,11 @@ __all__ = ['PAINT', 'SCROLL', 'leaves', 'paint_script', 'chart_html', 'body_html
 # %% ../../nbs/api/dashboards/02_saving.ipynb #61c523ed
 from html import escape
 from pathlib import Path
-import json, os
+import json
 import plotly.graph_objects as go
 from .live import chart_config, safe_figure
 from ..views.pages import page, table_html, write_page
+from ..writing import write_atomic
 
 # %% ../../nbs/api/dashboards/02_saving.ipynb #d0d78ffb
 def leaves(x, at=''):
@@ -75,7 +76,4 @@ def save_page(d, path):
 def _plotly_beside(made):
     from plotly.offline import get_plotlyjs
     shared, code = made.with_name('plotly.min.js'), get_plotlyjs().encode()
-    if shared.exists() and shared.stat().st_size == len(code): return
-    part = shared.with_name(shared.name + '.partial')
-    part.write_bytes(code)
-    os.replace(part, shared)
+    if not shared.exists() or shared.stat().st_size != len(code): write_atomic(shared, code)

@@ -38,7 +38,7 @@ def as_on_a_gpu(monkeypatch):
         self.waits = False
     def watched(self, site, x):
         seen.append(site)
-        first = self.layers[site.module, site.layer][0].room is None # the first batch of a layer may ask: then all have room
+        first = self.layers[site.module, site.layer]['top'].room is None # the first batch of a layer may ask: then all have room
         with contextlib.nullcontext() if first else NoWaiting(): called(self, site, x)
     monkeypatch.setattr(Plan, '__post_init__', plan)
     monkeypatch.setattr(BatchReader, '__call__', watched)

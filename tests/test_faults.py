@@ -11,7 +11,7 @@ from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.statistics import Moments
 from mmneuron_nb.recording import recorder, local
-from mmneuron_nb.store.storage import disk_full
+from mmneuron_nb.writing import disk_full
 from mmneuron_nb.store.merging import to_state
 from mmneuron_nb.store.store import open_store
 
@@ -255,7 +255,7 @@ def test_unreadable_sample_without_an_answer_is_skipped_and_the_others_are_answe
     equal(recorder.record(vlm, samples, **kw), store)                                       # as if they had never been there
     given = [s for s in samples if s.answer]
     rows, want = to_state(store).table, to_state(recorder.record(vlm, given, **kw | dict(answers='given'))).table
-    assert all(np.array_equal(rows[s.id][1], want[s.id][1]) for s in given), 'an answer that was given is not replaced'
+    assert all(np.array_equal(rows[s.id].tokens['lm'].ids, want[s.id].tokens['lm'].ids) for s in given), 'an answer that was given is not replaced'
     assert len(recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)) == 9        # the same call again is the same run
     with pytest.raises(SampleError, match='cannot be read'): recorder.record(vlm, [bad[0], *samples], **kw | dict(on_bad='raise'))
 

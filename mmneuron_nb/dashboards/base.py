@@ -10,10 +10,11 @@ __all__ = ['WIDE', 'PAINT', 'figure_widget', 'differing', 'redraw', 'pick', 'who
 from copy import deepcopy
 from html import escape
 from pathlib import Path
-import json, os, numpy as np
+import json, numpy as np
 import anywidget, ipywidgets as W, plotly.graph_objects as go
 from traitlets import Any, Bool, Float, HasTraits, Int, Unicode, validate
 from ..errors import OptionError, shown
+from ..writing import write_atomic
 from ..views.figures import _ink
 from ..views.pages import TABLE_CSS, page, table_html, write_page
 from ..views.summaries import choose, ends, summary
@@ -231,15 +232,10 @@ class Dashboard(Shown):
         made = write_page(path, page(self.title, live_html(self), head='<script charset="utf-8" src="plotly.min.js"></script>'))
         from plotly.offline import get_plotlyjs
         shared, code = made.with_name('plotly.min.js'), get_plotlyjs()
-        if not shared.exists() or shared.stat().st_size != len(code.encode()): _write(shared, code)
+        if not shared.exists() or shared.stat().st_size != len(code.encode()): write_atomic(shared, code)
         return made
 
 # %% ../../nbs/api/dashboards/00_base.ipynb #6526f338
-def _write(path:Path, text:str) -> None:
-    part = path.with_name(path.name + '.partial')
-    part.write_text(text, encoding='utf-8')
-    os.replace(part, path)
-
 def leaves(x, at:str='') -> dict:
     "Paths to all plain values of a layout, in the words of `Plotly.relayout`."
     if isinstance(x, dict): return {k: v for key, y in x.items() for k, v in leaves(y, f'{at}.{key}' if at else key).items()}

@@ -10,11 +10,11 @@ import os, time
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from ..errors import MMNeuronError, OptionError, WorkerError, check_number, check_whole, shown
-from .ray_actor import Recorder, cluster, identity, merge_into, ray_module, ship
+from .ray_actor import Recorder, cluster, identity, ray_module, ship
 from ..store.files import unpack
 from .local import whole
 from .recorder import _rows_again, save, undrawn
-from ..statistics.state import RunState
+from ..statistics.state import RunState, merge_into
 
 # %% ../../nbs/api/recording/03_ray_engine.ipynb #77b250e3
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _draw_again(vlm, samples, state, feed):
     def add(reader):
         kept = Kept(torch.ones(len(reader.batch), dtype=torch.bool), torch.tensor([state.at[s.id] for s in reader.batch.samples]), None)
         with whole(state):
-            for _, layer, parts, _ in reader.results: layer[1].update(parts[1], kept)
+            for r in reader.results: r.layer['random'].update(r.parts['random'], kept)
     for group in batches(vlm, [s for s in samples if s.id in missing], state.opts, feed):
         in_parts(feed, group, lambda e: token_count(vlm, e), lambda part: read_batch(vlm, part, state), add)
 
@@ -217,8 +217,8 @@ def _clear(part):
 def _pieces(vlm, state):
     "Readable words of all token ids of a run by module, so that kept rows need no tokenizer."
     out = dict(image=vlm.image_token_id)
-    for n, m in enumerate(state.rows):
-        ids = sorted({int(t) for r in state.table.values() for t in r[1 + 3*n]} | ({vlm.image_token_id} if m != 'qformer' else set())) # a Q-Former has another vocabulary
+    for m in state.rows:
+        ids = sorted({int(t) for row in state.table.values() for t in row.tokens[m].ids} | ({vlm.image_token_id} if m != 'qformer' else set())) # a Q-Former has another vocabulary
         out[m] = dict(zip(map(str, ids), words_of(vlm, m, ids)))
     return out
 

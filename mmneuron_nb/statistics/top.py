@@ -127,6 +127,17 @@ def _merge_top(top, other, order=None, domain=None): # order: int64, new place o
     top.add(to(neuron), to(value), to(old if order is None else order.to(old.device)[old]), {c: to(t) for c, t in cols.items()})
     return top.flush()
 
+def _take_top(top, other, order=None): # as `_merge_top`
+    "As `merge`, with the token rows of `other` copied to where those of `top` are, as if its batches had been read here."
+    neuron, value, old, cols = other.entries()
+    if top.kind and len(neuron):
+        place = cols.pop('place')
+        rows = torch.from_numpy(other.rows.read(neuron.cpu().numpy(), place[:, 0].cpu().numpy()))
+        cols |= dict(row=rows, place=torch.full_like(place, -1))
+    to = lambda t: t.to(top.key.device)
+    top.add(to(neuron), to(value), to(old if order is None else order.to(old.device)[old]), {c: to(t) for c, t in cols.items()})
+    return top.flush()
+
 def _top_arrays(top):
     value, order = split_key(top.key.cpu())
     return dict(top_value=value, top_sample=order, **{f'top_{c}': t.cpu() for c, t in top.columns.items()})
@@ -156,7 +167,7 @@ def stale_rows(top): # -> (neuron, place, order), numpy: entries whose row is no
     lost = top.rows.stale(neuron, place, order) if len(neuron) else np.zeros(0, bool)
     return neuron[lost], place[lost], order[lost]
 
-TopSamples.merge, TopSamples.arrays, TopSamples.load = _merge_top, _top_arrays, _load_top
+TopSamples.merge, TopSamples.take, TopSamples.arrays, TopSamples.load = _merge_top, _take_top, _top_arrays, _load_top
 
 # %% ../../nbs/api/statistics/04_top.ipynb #a60673ad
 class RandomSamples:

@@ -23,7 +23,7 @@ from .files import damaged, manifest_parts, module_dataset, refuse_damaged, samp
 from .storage import read_sealed, zarr_store
 from ..statistics.token_rows import decoded
 from ..statistics.order import CODES
-from ..statistics.state import row_roles, table_row
+from ..statistics.state import table_row
 
 # %% ../../nbs/api/store/02_store.ipynb #10291eff
 def _stamp(path): # what changes when a local store is replaced; None: it is not there, or elsewhere
@@ -174,8 +174,9 @@ def as_recorded(store, sample):
     "`Encoded` sample; an answer that the model gave is taken from the table of samples."
     e = encode_sample(store.vlm, sample, store.options)
     if store.options.answers != 'generate' or sample.answer is not None: return e
-    _, ids, runs, _ = table_row(store._table, store.ids.index(sample.id))
-    return append_answer(store.vlm, e, row_roles(runs, ids, store.vlm.image_token_id)[1][len(e):].tolist())
+    row = table_row(store._table, store.ids.index(sample.id))
+    _, ids = row.tokens['lm'].expand(store.vlm.image_token_id)
+    return append_answer(store.vlm, e, ids[len(e):].tolist())
 
 ROW_CACHE = 256_000_000 # bytes of activations kept for further questions about the same samples
 
@@ -198,15 +199,15 @@ def counted_roles(store): return CODES if store.options.count_template else CODE
 def _kept_row(store, neuron, p, i, rank, number, peak):
     "A row that was kept while recording; roles, words and boxes come from the sample table and the manifest."
     module, pieces = neuron[0], store.manifest['pieces']
-    domain, ids, runs, boxes = table_row(store._table, number, module)
-    roles, ids = row_roles(runs, ids, pieces['image'])
+    row = table_row(store._table, number, (module,))
+    (roles, ids), boxes = row.tokens[module].expand(pieces['image']), row.tokens[module].boxes
     ds, keep = store.module(module), roles != PAD
     codes, span = ds.top_row[p, i, rank].values[:len(roles)], ds.top_range[p, i, rank].values
     values = decoded(codes, span, np.isin(roles, counted_roles(store)))
     places = iter(boxes)
     at = [tuple(map(float, next(places))) if r == VISUAL else None for r in roles] if len(boxes) else None
     at = at and [b if b and b[0] == b[0] else None for b, k in zip(at, keep) if k]
-    return TokenRow(neuron, rank, store.ids[number], values[keep], peak, [pieces[module][str(t)] for t in ids[keep]], roles[keep], at, None, store.manifest['domains'][domain])
+    return TokenRow(neuron, rank, store.ids[number], values[keep], peak, [pieces[module][str(t)] for t in ids[keep]], roles[keep], at, None, store.manifest['domains'][row.domain])
 
 def tokens(store, neuron, rank=0):
     "The `TokenRow` of one top entry of a neuron: from disk if kept (`keep_tokens`) and no samples are attached, else made again from the sample."

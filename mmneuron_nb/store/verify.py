@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from ..errors import StoreError, check_choice, check_whole
 from ..names import ANSWER, PROMPT, TEMPLATE, VISUAL, neuron_name
-from ..models.sites import hooked
+from ..models.hooks import hooked
 from ..running.batching import encode_batch
 from .store import ActivationStore, TOLERANCE, as_recorded
 

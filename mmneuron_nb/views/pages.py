@@ -8,8 +8,9 @@ __all__ = ['CSS', 'TABLE_CSS', 'cell', 'table_html', 'page', 'page_path', 'write
 # %% ../../nbs/api/views/04_pages.ipynb #e6e48dde
 from html import escape
 from pathlib import Path
-import os, numpy as np, pandas as pd
+import numpy as np, pandas as pd
 from ..errors import OptionError, check_path
+from ..writing import write_atomic
 
 # %% ../../nbs/api/views/04_pages.ipynb #5eeff5d5
 def cell(x, percent:bool=False) -> str:
@@ -79,9 +80,4 @@ def page_path(path) -> Path:
 
 def write_page(path, html:str) -> Path:
     "Writes an HTML file, whole or not at all, with the folder if need be."
-    path = page_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.partial')
-    part.write_text(html, encoding='utf-8')
-    os.replace(part, path)
-    return path
+    return write_atomic(page_path(path), html, folder=True)

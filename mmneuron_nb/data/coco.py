@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import ExtraMissing, SampleError
+from ..errors import ExtraMissing, SampleError, extra
 from .samples import TURNS, Sample, SceneObject, open_image, orientation
 from .images import ImageFolder
 from .rows import field, find_file, grouped, read_json, read_lines, some_text, text, texts, whole_number
@@ -37,7 +37,7 @@ def decode_mask(seg, h, w): # checked by `check_segmentation`; returns bool [h, 
     "The pixels of polygons or run lengths, by pycocotools; `ExtraMissing` without it."
     try: from pycocotools import mask as tool
     except ImportError as err:
-        raise ExtraMissing("COCO's masks are decoded by pycocotools;", "pip install 'mmneuron_nb[data]' brings it.") from err
+        raise ExtraMissing("COCO's masks are decoded by pycocotools;", extra('data')) from err
     if isinstance(seg, list): runs = tool.merge(tool.frPyObjects(seg, h, w))
     elif isinstance(seg['counts'], list): runs = tool.frPyObjects(seg, h, w)
     else: runs = dict(size=[h, w], counts=seg['counts'].encode())

@@ -156,7 +156,7 @@ ENGINES = ('local', 'ray')
 
 def _elsewhere(engine, options):
     "The `RayOptions` of a run on a cluster, None for one in this process."
-    if engine == 'local' and not (options is None or isinstance(options, dict) and not options): raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose engine='ray'.")
+    if engine == 'local' and not (options is None or isinstance(options, dict) and not options): raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose `engine='ray'`.", option='engine_options')
     if engine == 'local': return None
     from mmneuron_nb.recording.ray_engine import ray_options
     return ray_options(options)
@@ -226,13 +226,13 @@ def _pieces(vlm, state):
 def _record_to(vlm, samples, opts, stats, out, feed, on_bad, progress, resume, overwrite, far=None):
     if not out.name or len(out.name) > 200 or '\0' in out.name: raise StoreError(f'{str(out)!r} is not a name for a store;', "give a folder such as 'run.zarr'.")
     what, part = standing(out), out.with_name(out.name + '.partial')
-    if what == 'other': raise StoreError(f'{str(out)!r} exists and is not a store, so it is not overwritten;', 'choose another `out`, or remove it yourself.')
+    if what == 'other': raise StoreError(f'{str(out)!r} exists and is not a store, so it is not overwritten;', 'choose another `out`, or remove it yourself.', option='out')
     if what == 'rest' and not overwrite and not (part/'state.safetensors').exists(): raise lost_manifest(out) # with a checkpoint: cut off while it was written
     key = _key(vlm, samples, opts)
     if what == 'store' and not overwrite:
         manifest = read_manifest(out)
         refuse_other(dict(model=manifest['model'], options=manifest['options'], data=manifest['data']['samples']), key, out)
-        if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.')
+        if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.', option='out')
         if not (bad := damaged(out, manifest, deep=True, progress=progress)):
             if part.exists() and not foreign(part/'state.safetensors', key): _clear(part)
             if progress: print(f'{str(out)!r} is finished, so nothing was recorded; to record it anew, overwrite it.')

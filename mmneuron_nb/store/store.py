@@ -172,7 +172,7 @@ ActivationStore.attach, ActivationStore.connect = attach, connect
 # %% ../../nbs/api/store/02_store.ipynb #1c51cc92
 def as_recorded(store, sample):
     "`Encoded` sample; an answer that the model gave is taken from the table of samples."
-    e = encode_sample(store.vlm, sample, store.options)
+    e = encode_sample(store.vlm, sample, store.options.answers)
     if store.options.answers != 'generate' or sample.answer is not None: return e
     row = table_row(store._table, store.ids.index(sample.id))
     _, ids = row.tokens['lm'].expand(store.vlm.image_token_id)
@@ -184,7 +184,7 @@ def _activations(store, sample, module, layer):
     "Activations [T, I] of one sample at one layer, from the cache or by a forward pass that keeps every layer which fits."
     key = (sample.id, module, layer)
     if key not in store._cache:
-        batch = encode_batch(store.vlm, [as_recorded(store, sample)], store.options)
+        batch = encode_batch(store.vlm, [as_recorded(store, sample)], store.options.answers)
         width = sum(s.width for s in store.sites if s.module == module)
         layers = None if width*batch.layouts[module].roles.shape[1]*4 < ROW_CACHE//4 else [layer]
         for l, a in store.vlm.activations(batch, module, store.site, layers).items():

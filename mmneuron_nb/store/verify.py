@@ -64,7 +64,7 @@ def _each(rng, total, n): # whole numbers below `total`, each at most once, in a
 
 def columns(store, sample, entries):
     "`{(module, place of the layer, neuron): (activations [T], roles [T])}` of one sample, by one forward pass."
-    batch, out = encode_batch(store.vlm, [as_recorded(store, sample)], store.options), {}
+    batch, out = encode_batch(store.vlm, [as_recorded(store, sample)], store.options.answers), {}
     places = {(s.module, s.layer): s for s in store.sites}
     want = {}
     for m, l, i, _ in entries: want.setdefault(places[m, int(store.module(m).layer[l])], set()).add((m, l, i))

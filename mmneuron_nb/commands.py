@@ -34,7 +34,7 @@ def run_facts(store, table):
             'Neurons': f'{len(table):,} at site {store.site!r}', 'Recording': f"{seconds('seconds'):.1f} s, {f.get('samples', 0)/seconds('seconds'):.1f} samples/s" + (f" (the last {f['samples']:,} samples; others were recorded before the run was stopped)" if f.get('samples', 0) < len(store) else ''),
             'Cost of the statistics': f"{seconds('statistics')/seconds('forward'):.0%} of the forward passes ({seconds('forward'):.1f} s); encoding images and text {seconds('encode'):.1f} s" + (f"; generating answers {f['generate']:.1f} s" if f.get('generate') else '') + (f"; the model waited for data {f['waiting']/f['seconds']:.0%} of the time" if f.get('waiting') else ''),
             'Kept per neuron': f'top {o.top} samples with the {o.order} largest visual and text activations; {o.random} random samples' + (f'. Of so few samples nearly each is a top one: types mean little below some {4*o.top} samples' if len(store) < 4*o.top else ''),
-            'Rule': f"visual: more than {table.attrs['n_v']} visual tokens above {table.attrs['t_v']:g} on the scale of 0 to 10 (whole numbers, rounded down; 10: the neuron's maximum); text: more than {table.attrs['n_t']} text tokens above {table.attrs['t_t']:g}",
+            'Rule': table.attrs['rule'],
             'Versions': ', '.join(f'{k} {v}' for k, v in store.manifest['versions'].items())}
 
 # %% ../nbs/api/90_commands.ipynb #f3303998

@@ -11,7 +11,7 @@ from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.statistics import Moments
 from mmneuron_nb.recording import recorder, local
-from mmneuron_nb.store.storage import disk_full
+from mmneuron_nb.writing import disk_full
 from mmneuron_nb.store.merging import to_state
 from mmneuron_nb.store.store import open_store
 

@@ -15,13 +15,13 @@ from functools import cached_property
 import numpy as np
 import torch
 from ..errors import OptionError
-from ..models.sites import hooked
+from ..models.hooks import hooked
 from ..models.vlm import VLM
 from ..names import PAD
 from ..running.batching import domain_of, encode_batch, for_each_batch, sample_hash, token_count
 from ..running.limits import Limits, in_parts, out_of_memory
 from ..running.prefetch import signals_wait
-from ..statistics.base import Acts, Kept, reduced
+from ..statistics.base import Acts, Counted, reduced
 from ..statistics.order import Plan, read
 from ..statistics.state import Options, RunState
 from ..statistics.token_rows import coded
@@ -87,7 +87,7 @@ class BatchReader:
     def __init__(self, state, batch, device):
         self.state, self.batch, self.seconds = state, batch, 0. # seconds spent here, on the host
         self.results = [] # a `SiteParts` for each site, in the order of the model
-        random_ids = set(state.lottery)
+        random_ids = set(state.random_ids)
         random = tuple(n for n, s in enumerate(batch.samples) if s.id in random_ids)
         template = state.opts.count_template
         self.plans = {m: Plan(batch.layouts[m].roles.cpu(), template, device, random) for m in state.modules}
@@ -122,7 +122,7 @@ def judged(reader):
     lost = {s.id: f'not finite in {first(n)}' for n, s in enumerate(batch.samples) if bad[:, n].any()}
     order = torch.tensor([state.at[s.id] for s in batch.samples])
     domain = torch.tensor([state.domains.index(domain_of(s)) for s in batch.samples])
-    kept = Kept(~bad.any(0), order, domain)
+    kept = Counted(~bad.any(0), order, domain)
     ready = [(stat, stat.ready(r.parts[name], kept)) for r in reader.results for name, stat in r.layer.items()]
     return kept, lost, ready
 
@@ -151,11 +151,11 @@ def read_batch(vlm, batch, state):
 # %% ../../nbs/api/recording/00_local.ipynb #3c0e11a0
 @contextmanager
 def all_or_nothing(state):
-    "The body adds to `state`: all, or `state.torn` is True."
+    "The body adds to `state`: all, or `state.incomplete` is True."
     with signals_wait():
-        state.torn = True
+        state.incomplete = True
         yield
-        state.torn = False
+        state.incomplete = False
 
 # %% ../../nbs/api/recording/00_local.ipynb #8f2792b7
 def _row(layout, n): # (roles, ids, boxes) of one row of a layout, without the pads at its end
@@ -170,7 +170,7 @@ def commit(reader):
     for m, st in state.modules.items():
         st.tokens.index_add_(0, kept.domain[kept.ok], reader.plans[m].tokens[kept.ok])
     for n, s in enumerate(batch.samples):
-        if kept.ok[n]: state.add_sample(s.id, domain_of(s), {m: _row(batch.layouts[m], n) for m in state.rows})
+        if kept.ok[n]: state.add_sample(s.id, domain_of(s), {m: _row(batch.layouts[m], n) for m in state.table_modules})
     state.skipped |= lost
     tops = sorted((t for m in state.modules.values() for t in m.top), key=lambda t: -t.waiting)
     for n, top in enumerate(tops): # a few layers at a time, so that no batch takes much longer than another
@@ -220,12 +220,12 @@ class Commits:
 
     def __enter__(self): return self
     def __exit__(self, kind, *_):
-        if not self.state.torn: self.finish()
+        if not self.state.incomplete: self.finish()
 
 # %% ../../nbs/api/recording/00_local.ipynb #6f728e7c
 def save(run, state):
     "Write a checkpoint, if the run has a place for it and the state is complete."
-    if run.checkpoint is None or state.torn or not state.table: return
+    if run.checkpoint is None or state.incomplete or not state.table: return
     with all_or_nothing(state): state.flush()
     run.checkpoint.save(state)
 
@@ -245,13 +245,13 @@ def record_samples(run, state, bar=False): # a bar of tqdm
 def without_random(state):
     "Ids of recorded samples that are among the random ones now, but whose random statistics are missing."
     first = next(iter(state.modules.values())).random[0]
-    return {i for i in state.lottery if i in state.table and state.at[i] not in first.rows}
+    return {i for i in state.random_ids if i in state.table and state.at[i] not in first.values}
 
 def read_random(run, state):
     "Read the random statistics that are missing."
     def add(reader):
         order = torch.tensor([state.at[s.id] for s in reader.batch.samples])
-        kept = Kept(torch.ones(len(reader.batch), dtype=torch.bool), order, None)
+        kept = Counted(torch.ones(len(reader.batch), dtype=torch.bool), order, None)
         with all_or_nothing(state):
             for r in reader.results: r.layer['random'].update(r.parts['random'], kept)
     missing, opts = without_random(state), run.options
@@ -288,7 +288,7 @@ def restore_rows(run, state):
 def run_local(run, state):
     "Fill `state` with the samples of `run` that it does not know; what was recorded before an error is saved first."
     from tqdm.auto import tqdm
-    state.torn, n = False, len(run.samples)
+    state.incomplete, n = False, len(run.samples)
     bar = tqdm(total=n, initial=n - len(run.left(state)), unit='sample', desc='record', disable=not run.progress)
     try:
         with bar: record_samples(run, state, bar)

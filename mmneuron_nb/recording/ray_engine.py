@@ -320,7 +320,7 @@ def run_ray(run, state, options=RayOptions()):
     "Fill `state` as `run_local` does, on a Ray cluster; what was recorded before an error is saved first."
     from tqdm.auto import tqdm
     if options.num_gpus is None: options = replace(options, num_gpus=int(run.vlm.device.type == 'cuda'))
-    state.torn, facts, n, left = False, {}, len(run.samples), run.left(state)
+    state.incomplete, facts, n, left = False, {}, len(run.samples), run.left(state)
     try:
         if left or without_random(state):
             with (cluster(options.address) as (ray, own),

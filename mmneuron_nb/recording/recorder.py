@@ -17,11 +17,12 @@ from .local import Run, run_local, sites_of
 from ..running.batching import check_runnable
 from ..running.limits import Limits
 from ..statistics.state import Options, RunState, statistics_of
-from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, make_manifest
-from ..store.files import refuse_other, standing, write_store
+from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, lost_manifest
+from ..store.files import make_manifest, read_manifest, refuse_other, standing, write_store
 from ..store.repair import hit_layers, replace_facts, replace_files
 from ..store.storage import Lock, remove_folder
-from ..store.store import from_state, lost_manifest, open_store, read_manifest, words_of
+from ..store.store import ActivationStore, open_store
+from ..store.tokens import words_of
 
 # %% ../../nbs/api/recording/03_recorder.ipynb #faa57626
 def _plain(v): return v.item() if isinstance(v, np.generic) else v
@@ -102,7 +103,7 @@ def _fill(run, engine): # (state, what the store notes)
 def _pieces(run, state): # {module: {token id: word}} of all tokens, with 'image': the id of the image token
     image = run.vlm.image_token_id
     out = dict(image=image)
-    for m in state.rows:
+    for m in state.table_modules:
         ids = {int(t) for row in state.table.values() for t in row.tokens[m].ids}
         if m != 'qformer': ids.add(image)
         out[m] = dict(zip(map(str, sorted(ids)), words_of(run.vlm, m, sorted(ids))))
@@ -248,7 +249,7 @@ def _check_known(unknown):
 def _record(run, engine, out, resume, overwrite):
     if out is not None: return _record_to(run, engine, out, resume, overwrite)
     state, facts = _fill(run, engine)
-    return from_state(state, _manifest(run, state), facts=facts)
+    return ActivationStore.from_state(state, _manifest(run, state), facts=facts)
 
 def _done(run, store):
     n, top = len(store), run.options.top

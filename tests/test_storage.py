@@ -1,5 +1,5 @@
 """Stores on a remote file system, played by fsspec's `memory://`: recorded, continued elsewhere, merged, damaged, fought over."""
-import json, time
+import json, multiprocessing as mp, os, signal, time
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from mmneuron_nb.errors import StoreError, check_path
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.store import storage
-from mmneuron_nb.store.storage import Lock, hashes, remove_folder, sizes
+from mmneuron_nb.store.storage import Lease, Lock, hashes, remove_folder, sizes
 
 KW = dict(top=6, random=5, modules=('vision', 'lm'), progress=False, batch_size=2)
 URL = 'memory://bucket/run.zarr'
@@ -147,8 +147,38 @@ def test_a_writer_that_was_taken_for_dead_stops(world, bucket, monkeypatch):
     plain = vlm.forward
     def forward(batch, logits=False):                                           # asleep for long, and another took over
         storage.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(dict(host='node7', pid=1, run='theirs', time=time.time())).encode())
-        monkeypatch.setattr(Lock, 'beat', lambda self, now=False, beat=Lock.beat: beat(self, now=True))
+        monkeypatch.setattr(Lease, 'beat', lambda self, now=False, beat=Lease.beat: beat(self, now=True))
         return plain(batch, logits)
     monkeypatch.setattr(vlm, 'forward', forward)
     with pytest.raises(StoreError, match='1 on node7'): record(vlm, samples, URL, **KW)
     assert set(sizes(check_path(PART, remote=True))) == {'lock'}                # it wrote nothing, and left the other's lock
+
+
+def holder(folder, ready):
+    "In a process of its own: takes the lock, and never gives it back."
+    lock = Lock(folder)
+    ready.set()
+    signal.pause()
+    lock.close()
+
+
+def test_a_local_lock_goes_with_its_process(tmp_path):
+    ctx = mp.get_context('fork')
+    ready = ctx.Event()
+    p = ctx.Process(target=holder, args=(tmp_path, ready))
+    p.start()
+    assert ready.wait(60)
+    with pytest.raises(StoreError, match='Another process'): Lock(tmp_path)
+    os.kill(p.pid, signal.SIGKILL)
+    p.join()
+    Lock(tmp_path).close()
+
+
+def test_a_local_lock_is_not_kept_by_a_worker_that_was_forked_meanwhile(tmp_path):
+    lock, ctx = Lock(tmp_path), mp.get_context('fork')
+    p = ctx.Process(target=signal.pause)
+    p.start()
+    lock.close()
+    Lock(tmp_path).close()
+    p.kill()
+    p.join()

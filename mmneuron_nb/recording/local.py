@@ -16,7 +16,7 @@ from ..names import PAD
 from ..models.hooks import hooked
 from ..running.batching import as_feed, domain_of, encode_batch, in_parts, out_of_memory, token_count
 from ..statistics.token_rows import coded
-from ..statistics.base import Acts, Kept, reduced
+from ..statistics.base import Acts, Counted, reduced
 from ..statistics.top import settled
 from ..statistics.order import Plan, read
 from ..running.prefetch import undisturbed
@@ -34,9 +34,9 @@ class BatchReader:
     "Called at every site of a batch: reduces, and holds the results until `commit`."
     def __init__(self, state, batch, device):
         self.state, self.batch, self.results = state, batch, [] # results: a `SiteParts` for each site, in the order of the model
-        lucky = set(state.lottery)
-        drawn = tuple(n for n, s in enumerate(batch.samples) if s.id in lucky)
-        self.plans = {m: Plan(batch.layouts[m].roles.cpu(), state.opts.count_template, device, drawn) for m in state.modules}
+        random_ids = set(state.random_ids)
+        random = tuple(n for n, s in enumerate(batch.samples) if s.id in random_ids)
+        self.plans = {m: Plan(batch.layouts[m].roles.cpu(), state.opts.count_template, device, random) for m in state.modules}
         self.layouts = {m: batch.layouts[m].to(device) for m in state.modules}
         self.layers = {(m, s.layer): layer for m, ss in state.sites.items() for s, layer in zip(ss, state.modules[m].layers)}
         self.seconds = 0. # spent here, on the host
@@ -65,7 +65,7 @@ def judged(reader):
     state, batch = reader.state, reader.batch
     bad = torch.stack([r.not_finite for r in reader.results]).cpu() # [sites, B]
     lost = {s.id: f'not finite in {reader.results[int(bad[:, n].nonzero()[0])].site}' for n, s in enumerate(batch.samples) if bad[:, n].any()}
-    kept = Kept(~bad.any(0), torch.tensor([state.at[s.id] for s in batch.samples]), torch.tensor([state.domains.index(domain_of(s)) for s in batch.samples]))
+    kept = Counted(~bad.any(0), torch.tensor([state.at[s.id] for s in batch.samples]), torch.tensor([state.domains.index(domain_of(s)) for s in batch.samples]))
     return kept, lost, [(stat, stat.ready(r.parts[name], kept)) for r in reader.results for name, stat in r.layer.items()]
 
 def commit(reader):
@@ -74,7 +74,7 @@ def commit(reader):
     for stat, part in ready: stat.update(part, kept)
     for m, st in state.modules.items(): st.tokens.index_add_(0, kept.domain[kept.ok], reader.plans[m].tokens[kept.ok])
     for n, s in enumerate(batch.samples):
-        if kept.ok[n]: state.add_sample(s.id, domain_of(s), {m: _row(batch.layouts[m], n) for m in state.rows})
+        if kept.ok[n]: state.add_sample(s.id, domain_of(s), {m: _row(batch.layouts[m], n) for m in state.table_modules})
     tops = sorted((t for m in state.modules.values() for t in m.top), key=lambda t: -t.waiting)
     for n, top in enumerate(tops): # a few layers at a time, so that no batch takes much longer than another
         if top.waiting > (1 if n <= len(tops)//8 else 2): top.flush()
@@ -128,11 +128,11 @@ def rows_again(vlm, group, state, lost):
 # %% ../../nbs/api/recording/00_local.ipynb #3c0e11a0
 @contextmanager
 def whole(state):
-    "The body adds to `state`: all, or `state.torn` is True."
+    "The body adds to `state`: all, or `state.incomplete` is True."
     with undisturbed():
-        state.torn = True
+        state.incomplete = True
         yield
-        state.torn = False
+        state.incomplete = False
 
 def count(reader, state, bar=None):
     "Add a batch that was read to the statistics."
@@ -171,4 +171,4 @@ class Commits:
 
     def __enter__(self): return self
     def __exit__(self, kind, *_):
-        if not self.state.torn: self.finish()
+        if not self.state.incomplete: self.finish()

@@ -14,7 +14,7 @@ from pickle import PicklingError
 from types import SimpleNamespace
 import numpy as np
 import torch
-from ..errors import ExtraMissing, ModelError, OptionError, WorkerError, shown
+from ..errors import ExtraMissing, ModelError, OptionError, WorkerError, extra, shown
 from ..models.vlm import VLM
 from ..running.batching import sample_hash
 from ..store.files import pack, unpack
@@ -25,7 +25,7 @@ from ..statistics.state import RunState, merge_into
 def ray_module():
     "Ray, or `ExtraMissing`."
     try: import ray
-    except ImportError as e: raise ExtraMissing("engine='ray' needs Ray;", "`pip install 'mmneuron_nb[ray]'` brings it.") from e
+    except ImportError as e: raise ExtraMissing("engine='ray' needs Ray;", extra('ray')) from e
     return ray
 
 QUIET = dict(log_to_driver=False, logging_level='ERROR')

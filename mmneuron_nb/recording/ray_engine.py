@@ -259,7 +259,7 @@ def run_ray(options, # `RayOptions`
     from tqdm.auto import tqdm
     options = options if options.num_gpus is not None else replace(options, num_gpus=int(vlm.device.type == 'cuda'))
     theirs = replace(feed, workers=min(8, max(0, int(options.num_cpus) - 1)) if feed.workers is None else feed.workers)
-    state.torn = False
+    state.incomplete = False
     todo, facts = [s for s in samples if s.id not in state.table and s.id not in state.skipped], {}
     try:
         if todo or undrawn(state):
@@ -267,7 +267,7 @@ def run_ray(options, # `RayOptions`
                 facts = _crew_run(Crew(ray, own, options, state, theirs, ckpt), vlm, samples, todo, stats, key, on_bad, bar)
         _rows_again(vlm, samples, state, feed.on(vlm.device))
     finally:
-        if ckpt is not None and state.table and not state.torn: save(ckpt, state)
+        if ckpt is not None and state.table and not state.incomplete: save(ckpt, state)
     return facts
 
 # %% ../../nbs/api/recording/03_ray_engine.ipynb #04d2bdcb

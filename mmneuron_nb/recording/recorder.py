@@ -17,19 +17,20 @@ from ..models.vlm import VLM
 from ..running.batching import Feed, as_feed, batches, checked, domain_of, in_parts, sample_hash, token_count
 from ..running.prefetch import Ahead
 from .local import Commits, read_batch, rows_again, whole
-from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, make_manifest, refuse_other, standing, write_store
+from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, lost_manifest, make_manifest, read_manifest, refuse_other, standing, write_store
 from ..store.storage import Lock, remove_folder
 from ..store.repair import hit_layers, replace_facts, replace_files
 from ..statistics.state import Options, RunState, statistics_of
-from ..statistics.base import Kept
+from ..statistics.base import Counted
 from ..statistics.top import stale_rows
-from ..store.store import from_state, lost_manifest, open_store, read_manifest, words_of
+from ..store.store import ActivationStore, open_store
+from ..store.tokens import words_of
 
 # %% ../../nbs/api/recording/01_recorder.ipynb #1b53d471
 def run(vlm, samples, state, feed=8, ckpt=None, on_bad='raise', progress=True): # feed: a `Feed`, or a number of samples
     "Record the samples that `state` does not know yet; on an error, what was recorded is saved first."
     from tqdm.auto import tqdm
-    state.torn, feed = False, as_feed(feed).on(vlm.device)
+    state.incomplete, feed = False, as_feed(feed).on(vlm.device)
     todo = [s for s in samples if s.id not in state.table and s.id not in state.skipped]
     bar = tqdm(total=len(samples), initial=len(samples) - len(todo), unit='sample', desc='record', disable=not progress)
     refuse = None if on_bad == 'raise' else lambda s, e: (state.skipped.__setitem__(s.id, str(e)), bar.update())
@@ -43,7 +44,7 @@ def run(vlm, samples, state, feed=8, ckpt=None, on_bad='raise', progress=True): 
         _rows_again(vlm, samples, state, feed)
     finally: # the end, or an error: what is known is kept either way
         bar.close()
-        if ckpt is not None and state.table and not state.torn: save(ckpt, state)
+        if ckpt is not None and state.table and not state.incomplete: save(ckpt, state)
     return state.flush()
 
 def timed(groups, clock, bar=None):
@@ -82,13 +83,13 @@ def stoppable(note):
 def undrawn(state):
     "Ids of recorded samples that the lottery has drawn, but whose random statistics are missing."
     first = next(iter(state.modules.values()))
-    return {i for i in state.lottery if i in state.table and state.at[i] not in first.random[0].rows}
+    return {i for i in state.random_ids if i in state.table and state.at[i] not in first.random[0].values}
 
 def _draw_again(vlm, samples, state, feed):
     "When drawn samples were skipped, the next ones of the lottery are read for their random statistics alone."
     missing = undrawn(state)
     def add(reader):
-        kept = Kept(torch.ones(len(reader.batch), dtype=torch.bool), torch.tensor([state.at[s.id] for s in reader.batch.samples]), None)
+        kept = Counted(torch.ones(len(reader.batch), dtype=torch.bool), torch.tensor([state.at[s.id] for s in reader.batch.samples]), None)
         with whole(state):
             for r in reader.results: r.layer['random'].update(r.parts['random'], kept)
     for group in batches(vlm, [s for s in samples if s.id in missing], state.opts, feed):
@@ -155,7 +156,7 @@ ENGINES = ('local', 'ray')
 
 def _elsewhere(engine, options):
     "The `RayOptions` of a run on a cluster, None for one in this process."
-    if engine == 'local' and not (options is None or isinstance(options, dict) and not options): raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose engine='ray'.")
+    if engine == 'local' and not (options is None or isinstance(options, dict) and not options): raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose `engine='ray'`.", option='engine_options')
     if engine == 'local': return None
     from mmneuron_nb.recording.ray_engine import ray_options
     return ray_options(options)
@@ -204,7 +205,7 @@ def _record(vlm, samples, opts, stats, ckpt, feed, on_bad, progress, key=None, o
     n, sec = len(state.table) - before, time.perf_counter() - start
     facts = dict(samples=n, seconds=sec, device=str(vlm.device), batch_size=feed.size, max_tokens_per_batch=feed.tokens, workers=feed.workers, **state.clock) | more
     manifest = make_manifest(state, key['model'], dict(samples=key['data']), _pieces(vlm, state) if opts.keep_tokens else None)
-    if out is None: return from_state(state, manifest, facts=facts).connect(vlm, {s.id: s for s in samples})
+    if out is None: return ActivationStore.from_state(state, manifest, facts=facts).connect(vlm, {s.id: s for s in samples})
     write_store(state, manifest, out, facts, ckpt.lock.beat)
 
 def _clear(part):
@@ -217,7 +218,7 @@ def _clear(part):
 def _pieces(vlm, state):
     "Readable words of all token ids of a run by module, so that kept rows need no tokenizer."
     out = dict(image=vlm.image_token_id)
-    for m in state.rows:
+    for m in state.table_modules:
         ids = sorted({int(t) for row in state.table.values() for t in row.tokens[m].ids} | ({vlm.image_token_id} if m != 'qformer' else set())) # a Q-Former has another vocabulary
         out[m] = dict(zip(map(str, ids), words_of(vlm, m, ids)))
     return out
@@ -225,13 +226,13 @@ def _pieces(vlm, state):
 def _record_to(vlm, samples, opts, stats, out, feed, on_bad, progress, resume, overwrite, far=None):
     if not out.name or len(out.name) > 200 or '\0' in out.name: raise StoreError(f'{str(out)!r} is not a name for a store;', "give a folder such as 'run.zarr'.")
     what, part = standing(out), out.with_name(out.name + '.partial')
-    if what == 'other': raise StoreError(f'{str(out)!r} exists and is not a store, so it is not overwritten;', 'choose another `out`, or remove it yourself.')
+    if what == 'other': raise StoreError(f'{str(out)!r} exists and is not a store, so it is not overwritten;', 'choose another `out`, or remove it yourself.', option='out')
     if what == 'rest' and not overwrite and not (part/'state.safetensors').exists(): raise lost_manifest(out) # with a checkpoint: cut off while it was written
     key = _key(vlm, samples, opts)
     if what == 'store' and not overwrite:
         manifest = read_manifest(out)
         refuse_other(dict(model=manifest['model'], options=manifest['options'], data=manifest['data']['samples']), key, out)
-        if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.')
+        if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.', option='out')
         if not (bad := damaged(out, manifest, deep=True, progress=progress)):
             if part.exists() and not foreign(part/'state.safetensors', key): _clear(part)
             if progress: print(f'{str(out)!r} is finished, so nothing was recorded; to record it anew, overwrite it.')

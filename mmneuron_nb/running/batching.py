@@ -47,7 +47,8 @@ def checked(vlm, samples, opts, on_bad='raise'):
         if on_bad == 'raise' and isinstance(s.image, (str, Path)) and not Path(s.image).is_file(): load_image(s) # raises, naming the path
         if opts.answers == 'given' and s.answer is None:
             raise SampleError(f'Sample {s.id!r} has no answer;',
-                              "give one, or record with answers='generate' (the model's own) or answers='none' (prompt only); in a terminal, --answers generate.")
+                              "give one, or record with `answers='generate'` (the model's own) or `answers='none'` (prompt only).",
+                              option='answers')
     return samples
 
 # %% ../../nbs/api/running/01_batching.ipynb #53a3856a
@@ -94,7 +95,7 @@ def too_large(feed, e, tokens, why, refuse):
     "Refuse the sample of an `Encoded` that does not fit into memory alone."
     feed.alone += 1
     err = SampleError(f'Sample {e.sample.id!r} ({tokens:,} tokens) does not fit into memory, even alone ({why});',
-                      "free some memory, use a larger device or a smaller dtype, or leave such samples out with on_bad='skip'. What was recorded is kept.")
+                      "free some memory, use a larger device or a smaller dtype, or leave such samples out with `on_bad='skip'`. What was recorded is kept.")
     if refuse is None or feed.alone > 2: raise err
     refuse(e.sample, err)
 
@@ -205,7 +206,7 @@ def _tried(make, sample, refuse, clock): # what `make` returns, or None if it ra
     start = time.perf_counter()
     try: return make()
     except SampleError as err:
-        if out_of_memory(err.__cause__): err = SampleError(f'Memory ran out while sample {sample.id!r} was encoded;', "free some, or leave such samples out with on_bad='skip'.")
+        if out_of_memory(err.__cause__): err = SampleError(f'Memory ran out while sample {sample.id!r} was encoded;', "free some, or leave such samples out with `on_bad='skip'`.")
         if refuse is None: raise err
         refuse(sample, err)
     finally: clock['encode'] += time.perf_counter() - start

@@ -10,7 +10,7 @@ import codecs, csv, json, math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import ExtraMissing, SampleError
+from ..errors import ExtraMissing, SampleError, extra
 
 # %% ../../nbs/api/data/02_rows.ipynb #800f86f6
 def find_file(path, # a file, or a folder, of which two levels are searched
@@ -107,7 +107,7 @@ def _parquet(path): # a list of dicts
     import pandas as pd
     try: return pd.read_parquet(path).to_dict('records')
     except ImportError as err:
-        raise ExtraMissing('Parquet files are read by pyarrow;', "pip install 'mmneuron_nb[data]' brings it.") from err
+        raise ExtraMissing('Parquet files are read by pyarrow:', extra('data')) from err
     except (OSError, ValueError) as err:
         raise SampleError(f'{str(path)!r} is not a readable Parquet file ({err}):', 'download it again.') from err
 

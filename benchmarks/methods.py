@@ -37,7 +37,7 @@ class Ours(Plain):
         super().__init__(vlm, samples, modules, folder)
         objects = statistics_of(options.pop('stats', ()))
         opts = Options(modules=modules, stats=tuple(s.spec() for s in objects), **options)
-        ids = [s.id for s in samples] + [f'absent-{k}' for k in range(of - len(samples))] # the lottery is drawn among all
+        ids = [s.id for s in samples] + [f'absent-{k}' for k in range(of - len(samples))] # random samples are chosen among all
         self.state = RunState(self.sites, opts, ids, sorted({domain_of(s) for s in samples}), vlm.device, objects, Path(tempfile.mkdtemp(dir=folder)))
         if of: self.prime(of, len(samples), best)
         self.commits = recorder.Commits(vlm, self.state)
@@ -50,7 +50,7 @@ class Ours(Plain):
                 value = torch.full((top.width, top.n), HUGE).index_copy_(1, torch.tensor([top.n - 1]), floor[:, None])
                 top.key, top.floor = make_key(value, torch.arange(top.n)).to(top.key.device), None
                 top.room = 2*rate(top.n, of)*top.width
-                if top.kind: top.columns['place'], top.rows = torch.arange(top.n, device=top.key.device).expand(top.width, -1)[..., None].clone(), top.slots()
+                if top.kind: top.columns['slot'], top.rows = torch.arange(top.n, device=top.key.device).expand(top.width, -1)[..., None].clone(), top.make_rows()
 
     def touch(self, tokens): # the files of token rows as they are in the middle of a run: every page was written before
         for top in (t for m in self.state.modules.values() for t in m.top if t.rows is not None):

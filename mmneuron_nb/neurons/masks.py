@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from ..errors import OptionError, SiteError, check_choice, check_path, check_whole, shown
-from ..store.storage import write_atomic, writing
+from ..writing import write_atomic
 
 # %% ../../nbs/api/neurons/02_masks.ipynb #f4c1aa41
 def neuron_masks(table, # DataFrame indexed (module, layer, neuron)
@@ -69,9 +69,7 @@ def save_masks(masks, path):
     (path, text), masks = _kind(path), check_masks(masks)
     if text: data = json.dumps({k: [m.tolist() for m in v] for k, v in masks.items()}).encode()
     else: data = save({f'{k}/{l}': m.contiguous() for k, v in masks.items() for l, m in enumerate(v)}, dict(labels=json.dumps(list(masks)), layers=str(len(next(iter(masks.values()), [])))))
-    with writing(path): path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
-    return path
+    return write_atomic(path, data, folder=True)
 
 def load_masks(path):
     "What `save_masks` wrote, or masks in JSON from elsewhere. Raises `OptionError`."

@@ -19,78 +19,108 @@ from .plans import OUTDOORS, VIEWS, Dice
 # %% ../../nbs/api/scenes/05_drawing.ipynb #2c82da93
 SIZE = 224 # side of a scene, pixels
 SKY = {'sunny': (150, 204, 246), 'rainy': (150, 158, 170), 'snowy': (216, 224, 234), 'night': (30, 36, 74)}
-GROUND = {'street': (186, 182, 178), 'park': (172, 208, 132), 'zoo': (212, 196, 148), 'beach': (242, 226, 176), 'road': (178, 204, 148),
-          'room': (206, 176, 140), 'kitchen': (226, 232, 226), 'town': (196, 206, 172), 'airport': (190, 190, 186), 'sea': (120, 172, 196),
-          'scan': (10, 10, 12), 'page': (252, 251, 246)}
+GROUND = {
+    'street': (186, 182, 178), 'park': (172, 208, 132), 'zoo': (212, 196, 148), 'beach': (242, 226, 176),
+    'road': (178, 204, 148), 'room': (206, 176, 140), 'kitchen': (226, 232, 226), 'town': (196, 206, 172),
+    'airport': (190, 190, 186), 'sea': (120, 172, 196), 'scan': (10, 10, 12), 'page': (252, 251, 246),
+}
 
 def _tone(rgb, weather): # the ground under a weather
     if weather == 'snowy': return shade(rgb, .7)
     return shade(rgb, {'night': -.42, 'rainy': -.14}.get(weather, 0))
 
-def _sky(d, dice, weather, y):
+# %% ../../nbs/api/scenes/05_drawing.ipynb #5db06a22
+def _sky(d, dice, weather, y): # down to line y
     d.rectangle((0, 0, SIZE, y), fill=SKY[weather])
     x = dice.between(20, SIZE - 20)
     if weather == 'sunny':
-        for a in range(0, 360, 30): d.line((x, 18, x + 20 * math.cos(math.radians(a)), 18 + 20 * math.sin(math.radians(a))), fill=(255, 236, 130), width=2)
+        for a in range(0, 360, 30):
+            dx, dy = 20 * math.cos(math.radians(a)), 20 * math.sin(math.radians(a))
+            d.line((x, 18, x + dx, 18 + dy), fill=(255, 236, 130), width=2)
         d.ellipse((x - 12, 6, x + 12, 30), fill=(255, 224, 80))
     if weather == 'night':
         d.ellipse((x - 11, 6, x + 11, 28), fill=(240, 238, 210))
-        d.ellipse((x - 4, 3, x + 16, 25), fill=SKY['night'])
+        d.ellipse((x - 4, 3, x + 16, 25), fill=SKY['night']) # a bite out of the moon
         for _ in range(16):
             sx, sy = dice.between(0, SIZE), dice.between(0, y - 4)
             d.rectangle((sx, sy, sx + 1, sy + 1), fill=(250, 250, 220))
     if weather in ('rainy', 'snowy'):
         for _ in range(4):
             cx, cy = dice.between(0, SIZE), dice.between(0, 16)
-            d.ellipse((cx - 34, cy - 10, cx + 34, cy + 12), fill=shade(SKY[weather], -.16 if weather == 'rainy' else -.07))
+            cloud = shade(SKY[weather], -.16 if weather == 'rainy' else -.07)
+            d.ellipse((cx - 34, cy - 10, cx + 34, cy + 12), fill=cloud)
 
-def _falling(d, dice, weather):
+# %% ../../nbs/api/scenes/05_drawing.ipynb #fa6434c8
+def _falling(d, dice, weather): # rain or snow over everything
     for _ in range({'rainy': 90, 'snowy': 110}.get(weather, 0)):
         x, y = dice.between(0, SIZE), dice.between(0, SIZE)
         if weather == 'rainy': d.line((x, y, x - 4, y + 13), fill=(96, 118, 156), width=1)
         else: d.ellipse((x, y, x + 3, y + 3), fill=(255, 255, 255))
 
+def _puddles(d, dice, y): # below line y
+    for _ in range(5):
+        x, y0 = dice.between(0, SIZE), dice.between(y + 20, SIZE)
+        d.ellipse((x - 22, y0 - 5, x + 22, y0 + 5), fill=(146, 164, 186))
+
 # %% ../../nbs/api/scenes/05_drawing.ipynb #5de1d947
+_HORIZON = 62 # pixels from above
+
+def _street(d, dice, weather): # a row of houses
+    x = -dice.between(0, 20)
+    while x < SIZE:
+        w, h = dice.between(26, 44), dice.between(18, 40)
+        wall = dice.pick(((200, 188, 176), (184, 178, 178), (206, 198, 184)))
+        d.rectangle((x, _HORIZON - h, x + w, _HORIZON), fill=_tone(wall, weather))
+        for wx in range(int(x) + 5, int(x + w) - 5, 9):
+            for wy in range(int(_HORIZON - h) + 5, _HORIZON - 6, 10):
+                d.rectangle((wx, wy, wx + 4, wy + 5), fill=_tone((220, 222, 216), weather))
+        x += w + 3
+    d.rectangle((0, _HORIZON, SIZE, _HORIZON + 3), fill=_tone((150, 148, 146), weather))
+
+# %% ../../nbs/api/scenes/05_drawing.ipynb #3c3c4453
+def _zoo(d, dice, weather): # a fence
+    wood = _tone((150, 130, 100), weather)
+    for x in range(0, SIZE, 12): d.line((x, _HORIZON - 14, x, _HORIZON), fill=wood, width=2)
+    d.line((0, _HORIZON - 10, SIZE, _HORIZON - 10), fill=wood, width=2)
+
+def _beach(d, dice, weather): # the sea
+    d.rectangle((0, _HORIZON - 12, SIZE, _HORIZON), fill=_tone((96, 170, 200), weather))
+
+def _park(d, dice, weather): # hills
+    for _ in range(5):
+        x = dice.between(0, SIZE)
+        d.ellipse((x - 34, _HORIZON - 10, x + 34, _HORIZON + 16), fill=_tone((156, 194, 120), weather))
+
+# %% ../../nbs/api/scenes/05_drawing.ipynb #edeae592
+def _road(d, dice, weather): # with a middle line that comes nearer
+    sides = (70, _HORIZON, 154, _HORIZON, SIZE + 30, SIZE, -30, SIZE)
+    d.polygon(sides, fill=_tone((164, 164, 168), weather))
+    for i in range(5):
+        y, k = _HORIZON + 6 + i * i * 8, 1 + i * .9
+        below = y + 5 + i * 4
+        d.polygon((112 - k, y, 112 + k, y, 112 + k * 1.5, below, 112 - k * 1.5, below), fill=(236, 236, 230))
+
+# %% ../../nbs/api/scenes/05_drawing.ipynb #fcd15838
+_BEHIND = {'street': _street, 'zoo': _zoo, 'beach': _beach, 'park': _park, 'road': _road}
+
 def _outdoors(d, dice, plan):
-    edge = 62
     d.rectangle((0, 0, SIZE, SIZE), fill=_tone(GROUND[plan.setting], plan.weather))
-    _sky(d, dice, plan.weather, edge)
-    if plan.setting == 'street':
-        x = -dice.between(0, 20)
-        while x < SIZE:
-            w, h = dice.between(26, 44), dice.between(18, 40)
-            d.rectangle((x, edge - h, x + w, edge), fill=_tone(dice.pick(((200, 188, 176), (184, 178, 178), (206, 198, 184))), plan.weather))
-            for wx in range(int(x) + 5, int(x + w) - 5, 9):
-                for wy in range(int(edge - h) + 5, edge - 6, 10): d.rectangle((wx, wy, wx + 4, wy + 5), fill=_tone((220, 222, 216), plan.weather))
-            x += w + 3
-        d.rectangle((0, edge, SIZE, edge + 3), fill=_tone((150, 148, 146), plan.weather))
-    if plan.setting == 'zoo':
-        for x in range(0, SIZE, 12): d.line((x, edge - 14, x, edge), fill=_tone((150, 130, 100), plan.weather), width=2)
-        d.line((0, edge - 10, SIZE, edge - 10), fill=_tone((150, 130, 100), plan.weather), width=2)
-    if plan.setting == 'beach': d.rectangle((0, edge - 12, SIZE, edge), fill=_tone((96, 170, 200), plan.weather))
-    if plan.setting == 'park':
-        for _ in range(5):
-            x = dice.between(0, SIZE)
-            d.ellipse((x - 34, edge - 10, x + 34, edge + 16), fill=_tone((156, 194, 120), plan.weather))
-    if plan.setting == 'road':
-        d.polygon((70, edge, 154, edge, SIZE + 30, SIZE, -30, SIZE), fill=_tone((164, 164, 168), plan.weather))
-        for i in range(5):
-            y, k = edge + 6 + i * i * 8, 1 + i * .9
-            d.polygon((112 - k, y, 112 + k, y, 112 + k * 1.5, y + 5 + i * 4, 112 - k * 1.5, y + 5 + i * 4), fill=(236, 236, 230))
-    if plan.weather == 'rainy':
-        for _ in range(5):
-            x, y = dice.between(0, SIZE), dice.between(edge + 20, SIZE)
-            d.ellipse((x - 22, y - 5, x + 22, y + 5), fill=(146, 164, 186))
+    _sky(d, dice, plan.weather, _HORIZON)
+    _BEHIND[plan.setting](d, dice, plan.weather)
+    if plan.weather == 'rainy': _puddles(d, dice, _HORIZON)
     _falling(d, dice, plan.weather)
 
+# %% ../../nbs/api/scenes/05_drawing.ipynb #87871b2b
 def _indoors(d, dice, plan):
-    edge = 66
     d.rectangle((0, 0, SIZE, SIZE), fill=GROUND[plan.setting])
-    if plan.setting == 'room':
+    if plan.setting == 'room': # a wall, and boards that run towards it
+        edge = 66
         d.rectangle((0, 0, SIZE, edge), fill=dice.pick(((232, 222, 206), (214, 224, 226), (226, 216, 226))))
-        for i in range(-6, 14): d.line((112 + (i * 22 - 77) * .6, edge, 112 + (i * 22 - 77) * 2, SIZE), fill=shade(GROUND['room'], -.1))
+        for i in range(-6, 14):
+            k = i * 22 - 77
+            d.line((112 + k * .6, edge, 112 + k * 2, SIZE), fill=shade(GROUND['room'], -.1))
         d.rectangle((0, edge - 4, SIZE, edge), fill=(240, 238, 232))
-    else:
+    else: # tiles
         for x in range(0, SIZE, 28):
             for y in range(0, SIZE, 28):
                 if (x + y) // 28 % 2: d.rectangle((x, y, x + 27, y + 27), fill=(210, 220, 214))
@@ -98,70 +128,84 @@ def _indoors(d, dice, plan):
 # %% ../../nbs/api/scenes/05_drawing.ipynb #9486e845
 def _above(d, dice, plan):
     d.rectangle((0, 0, SIZE, SIZE), fill=GROUND[plan.setting])
-    if plan.setting == 'town':
+    if plan.setting == 'town': # gardens, and roads that cross
         for _ in range(5):
             x, y = dice.between(0, SIZE), dice.between(0, SIZE)
-            d.rectangle((x - 30, y - 26, x + 30, y + 26), fill=dice.pick(((206, 212, 176), (186, 200, 158), (214, 204, 172))))
+            green = dice.pick(((206, 212, 176), (186, 200, 158), (214, 204, 172)))
+            d.rectangle((x - 30, y - 26, x + 30, y + 26), fill=green)
         for k in (75, 150):
             if dice(.7): d.rectangle((0, k - 5, SIZE, k + 5), fill=(168, 168, 170))
             if dice(.7): d.rectangle((k - 5, 0, k + 5, SIZE), fill=(168, 168, 170))
-    if plan.setting == 'airport':
+    if plan.setting == 'airport': # a runway
         x = dice.pick((75, 112, 150))
         d.rectangle((x - 26, 0, x + 26, SIZE), fill=(158, 158, 162))
         for y in range(6, SIZE, 30): d.rectangle((x - 2, y, x + 2, y + 16), fill=(238, 238, 234))
-    if plan.setting == 'sea':
+    if plan.setting == 'sea': # waves
         for _ in range(46):
             x, y = dice.between(0, SIZE), dice.between(0, SIZE)
             d.arc((x, y, x + 14, y + 8), 200, 340, fill=(158, 200, 218), width=1)
 
-def _scan(d, dice, plan):
+# %% ../../nbs/api/scenes/05_drawing.ipynb #76c61920
+def _scan(d, dice, plan): # a body with its spine
     d.rectangle((0, 0, SIZE, SIZE), fill=GROUND['scan'])
     w = dice.between(0, 6)
-    d.rounded_rectangle((2 + w, 2 + w, SIZE - 3 - w, SIZE - 3 - w), 60, fill=(92, 94, 96), outline=(124, 126, 128), width=4)
+    body = (2 + w, 2 + w, SIZE - 3 - w, SIZE - 3 - w)
+    d.rounded_rectangle(body, 60, fill=(92, 94, 96), outline=(124, 126, 128), width=4)
     d.rectangle((109, 10, 115, 214), fill=(104, 106, 108))
     for y in range(16, 210, 14): d.rectangle((105, y, 119, y + 6), fill=(110, 112, 114))
 
-def _page(d, dice, plan):
+def _page(d, dice, plan): # lines of text in three columns
     d.rectangle((0, 0, SIZE, SIZE), fill=GROUND['page'])
-    y = 12
-    while y < SIZE - 8:
+    for y in range(12, SIZE - 8, 11):
         for x0 in (14, 88, 162):
             if dice(.8): d.rectangle((x0, y, x0 + dice.between(26, 50), y + 2), fill=(216, 216, 218))
-        y += 11
     d.rectangle((0, 0, SIZE - 1, SIZE - 1), outline=(176, 176, 176), width=2)
+
+# %% ../../nbs/api/scenes/05_drawing.ipynb #5e9d0a61
+_BY_DOMAIN = {'aerial': _above, 'medical': _scan, 'document': _page}
+
+def _grain(look): # PIL image, RGB
+    noise = random.Random('grain/' + look).randbytes(75 * 75)
+    grey = Image.frombytes('L', (75, 75), noise).resize((SIZE, SIZE), Image.BILINEAR)
+    return Image.merge('RGB', (grey,) * 3)
 
 def ground(plan, dice): # PIL image, RGB
     "The empty ground of a plan, with weather and a little grain."
     page = Image.new('RGB', (SIZE, SIZE))
-    draw = {'aerial': _above, 'medical': _scan, 'document': _page}.get(plan.domain, _outdoors if plan.setting in OUTDOORS else _indoors)
+    draw = _BY_DOMAIN.get(plan.domain, _outdoors if plan.setting in OUTDOORS else _indoors)
     draw(ImageDraw.Draw(page), dice, plan)
-    k = {'medical': .16, 'document': .02}.get(plan.domain, .06)
-    grain = Image.frombytes('L', (75, 75), random.Random('grain/' + plan.look).randbytes(75 * 75)).resize((SIZE, SIZE), Image.BILINEAR)
-    return Image.blend(page, Image.merge('RGB', (grain,) * 3), k)
+    strength = {'medical': .16, 'document': .02}.get(plan.domain, .06)
+    return Image.blend(page, _grain(plan.look), strength)
 
 # %% ../../nbs/api/scenes/05_drawing.ipynb #7f984772
-UPRIGHT = ('stop sign', 'title', 'signature', 'clock', 'book', 'bar chart') # never mirrored: they carry writing
+UPRIGHT = ('stop sign', 'title', 'signature', 'clock', 'book', 'bar chart')
 
-def _rgb(dice, colour, domain):
+def _rgb(dice, colour, domain): # near the named one
     k, spread = dice.between(-.08, .08), 0 if domain == 'medical' else 9 # a scan has no colours
     return tuple(min(255, max(0, round(v + dice.between(-spread, spread)))) for v in shade(COLOURS[colour], k))
 
+# %% ../../nbs/api/scenes/05_drawing.ipynb #db0142d8
 def _look(dice, plan, thing): # RGBA picture of one thing
     rgb, size = _rgb(dice, thing.colour, plan.domain), round(thing.size)
     if thing.person:
         skin = dice.pick(((244, 204, 172), (214, 164, 122), (150, 104, 72)))
-        one = person(size, thing.concept, thing.action, rgb, skin, dice.pick(((60, 38, 22), (24, 22, 24), (150, 96, 40))))
+        hair = dice.pick(((60, 38, 22), (24, 22, 24), (150, 96, 40)))
+        one = person(size, thing.concept, thing.action, rgb, skin, hair)
     else: one = picture(thing.concept, thing.colour, size, VIEWS.get(plan.domain), rgb, thing.state)
     if thing.flip and thing.concept not in UPRIGHT: one = one.transpose(Image.FLIP_LEFT_RIGHT)
     if thing.turn: one = one.transpose((Image.ROTATE_90, Image.ROTATE_180, Image.ROTATE_270)[thing.turn - 1])
     return one
 
-def paint(plan): # a `Plan`; returns (PIL image RGB, owner int8 [H, W]): index into plan.things of each pixel, -1 is ground
-    "The picture of a plan, and which thing each pixel shows."
+# %% ../../nbs/api/scenes/05_drawing.ipynb #6b671797
+def _depth(t): # what is further down in the picture is nearer
+    if t.held_by is None: return t.y
+    return t.held_by.y - 1 # an umbrella comes before its hand
+
+def paint(plan): # a `Plan`; returns (PIL image RGB, int8 [H, W])
+    "The picture of a plan, and for each pixel the index in `plan.things` of what it shows, -1 for the ground."
     dice = Dice('look', plan.look)
     page, owner = ground(plan, dice), np.full((SIZE, SIZE), -1, np.int8)
-    depth = lambda i: (plan.things[i].held_by or plan.things[i]).y - (plan.things[i].held_by is not None) # an umbrella comes before its hand
-    for i in sorted(range(len(plan.things)), key=depth):
+    for i in sorted(range(len(plan.things)), key=lambda i: _depth(plan.things[i])):
         t = plan.things[i]
         one = _look(dice, plan, t)
         x, y = round(t.x - one.width / 2), round(t.y - one.height / 2)

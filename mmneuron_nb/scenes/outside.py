@@ -16,6 +16,7 @@ def _tree(p):
     p.oval(p.c, 50, 42, 26, 24, edge=False)
     for x, y in ((38, 30), (60, 24), (66, 46), (34, 50), (50, 40)): p.oval(p.l, x, y, 4, edge=False)
 
+# %% ../../nbs/api/scenes/02_outside.ipynb #a279d246
 @concept('flower', 'nature', 'red yellow purple white blue')
 def _flower(p):
     p.line((50, 130, 50), 6, 50, 46, 50, 97)
@@ -26,6 +27,7 @@ def _flower(p):
         p.oval(p.c, x, y, 14)
     p.oval((250, 170, 30) if p.c[2] > 90 or p.c[1] < 120 else (120, 70, 30), 50, 34, 11, edge=False)
 
+# %% ../../nbs/api/scenes/02_outside.ipynb #f528b18c
 @concept('mushroom', 'nature', 'red brown purple')
 def _mushroom(p):
     p.rect(CREAM, 36, 46, 64, 96, 10, edge=(170, 150, 110))
@@ -37,20 +39,24 @@ def _mushroom(p):
 def _traffic_light(p):
     p.rect(STEEL, 46, 70, 54, 99, edge=False)
     p.rect((44, 46, 50), 28, 1, 72, 78, 8, edge=(10, 10, 10))
-    lit = {'red': 0, 'yellow': 1, 'green': 2}[max(('red', 'yellow', 'green'), key=lambda n: -sum(abs(a - b) for a, b in zip(p.c, COLOURS[n])))]
+    distance = [sum(abs(a - b) for a, b in zip(p.c, COLOURS[name])) for name in ('red', 'yellow', 'green')]
+    lit = distance.index(min(distance)) # the lamp whose colour is nearest
     for i in range(3):
         y = 15 + i * 24.5
         if i == lit: p.oval(p.c, 50, y, 12.5, edge=p.l)
         else: p.oval((74, 76, 80), 50, y, 9, edge=False)
 
+# %% ../../nbs/api/scenes/02_outside.ipynb #aab51c5e
 @concept('stop sign', 'street', 'red')
 def _stop_sign(p):
     p.rect(STEEL, 46, 60, 54, 99, edge=False)
     p.poly((255, 255, 255), *arc(50, 38, 39, 39, 22.5, 382.5, 8), edge=INK)
     p.poly(p.c, *arc(50, 38, 34, 34, 22.5, 382.5, 8), edge=False)
-    for letter in ((31, 31, 24, 31, 24, 38, 31, 38, 31, 46, 24, 46), (35, 31, 44, 31, 39.5, 31, 39.5, 46), (48, 31, 56, 31, 56, 46, 48, 46, 48, 31),
-                   (61, 46, 61, 31, 69, 31, 69, 39, 61, 39)): p.line((255, 255, 255), 3.4, *letter)
+    s, t = (31, 31, 24, 31, 24, 38, 31, 38, 31, 46, 24, 46), (35, 31, 44, 31, 39.5, 31, 39.5, 46)
+    o, p_ = (48, 31, 56, 31, 56, 46, 48, 46, 48, 31), (61, 46, 61, 31, 69, 31, 69, 39, 61, 39)
+    for letter in (s, t, o, p_): p.line((255, 255, 255), 3.4, *letter)
 
+# %% ../../nbs/api/scenes/02_outside.ipynb #9ab82d88
 @concept('fire hydrant', 'street', 'red yellow blue')
 def _fire_hydrant(p):
     p.rect(p.d, 24, 86, 76, 97, 3)
@@ -62,6 +68,7 @@ def _fire_hydrant(p):
     p.oval(p.d, 50, 56, 4, edge=False)
     p.rect(p.d, 26, 30, 74, 37, 2, edge=False)
 
+# %% ../../nbs/api/scenes/02_outside.ipynb #efb9d3ed
 @concept('bench', 'street', 'brown green blue red')
 def _bench(p):
     for x in (12, 82): p.rect(INK, x, 28, x + 6, 94, edge=False)

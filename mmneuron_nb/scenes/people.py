@@ -12,22 +12,26 @@ from .pen import INK, STEEL, Pen, arc, concept, shade
 
 # %% ../../nbs/api/scenes/03_people.ipynb #a5e37f1c
 ACTIONS = ('walking', 'running', 'sitting', 'reading', 'eating', 'waving', 'holding an umbrella')
-LEGS = {'walking': ((50, 56, 40, 76, 33, 95), (50, 56, 60, 76, 68, 95)), 'running': ((50, 56, 30, 68, 10, 66), (50, 56, 70, 62, 66, 92)),
-        'sitting': ((50, 66, 78, 68, 78, 95), (48, 66, 72, 70, 72, 95))}
-ARMS = {'walking': ((50, 32, 38, 46, 34, 58), (50, 32, 62, 46, 67, 56)), 'running': ((50, 32, 30, 40, 22, 26), (50, 32, 66, 46, 82, 34)),
-        'sitting': ((50, 42, 60, 56, 72, 60),), 'reading': ((42, 32, 40, 50, 56, 56), (60, 32, 70, 46, 76, 56)),
-        'eating': ((58, 32, 72, 40, 64, 22), (42, 32, 36, 46, 38, 58)), 'waving': ((58, 32, 74, 22, 80, 3), (42, 32, 36, 46, 38, 58)),
-        'holding an umbrella': ((58, 32, 70, 40, 72, 26), (42, 32, 36, 46, 38, 58))}
-
-def _head(p, kind, x, y, r, skin, hair):
-    if kind == 'woman': p.rect(hair, x - r - 3, y - r - 1, x + r + 3, y + r + 12, r, edge=INK)
-    p.oval(skin, x, y, r, edge=INK)
-    p.poly(hair, *arc(x, y, r + 1, r + 1, 180, 360), x + r, y - 1, x, y - r * .45, x - r, y - 1, edge=False)
-    if kind == 'child': p.rect((70, 72, 80), x - r - 1, y - r - 1, x + r + 9, y - r * .3, 2, edge=False)
-    for k in (-.1, .55): p.oval(INK, x + k * r, y + 1, 1.5, edge=False)
+LEGS = { # lines x, y, x, y, ...; who does something else stands
+    'walking': ((50, 56, 40, 76, 33, 95), (50, 56, 60, 76, 68, 95)),
+    'running': ((50, 56, 30, 68, 10, 66), (50, 56, 70, 62, 66, 92)),
+    'sitting': ((50, 66, 78, 68, 78, 95), (48, 66, 72, 70, 72, 95)),
+}
+ARMS = {
+    'walking': ((50, 32, 38, 46, 34, 58), (50, 32, 62, 46, 67, 56)),
+    'running': ((50, 32, 30, 40, 22, 26), (50, 32, 66, 46, 82, 34)),
+    'sitting': ((50, 42, 60, 56, 72, 60),),
+    'reading': ((42, 32, 40, 50, 56, 56), (60, 32, 70, 46, 76, 56)),
+    'eating': ((58, 32, 72, 40, 64, 22), (42, 32, 36, 46, 38, 58)),
+    'waving': ((58, 32, 74, 22, 80, 3), (42, 32, 36, 46, 38, 58)),
+    'holding an umbrella': ((58, 32, 70, 40, 72, 26), (42, 32, 36, 46, 38, 58)),
+}
 
 # %% ../../nbs/api/scenes/03_people.ipynb #8ea8c67a
-def _body(p, kind, action, skin):
+def _body(p, # a `Pen`, whose main colour is that of the shirt
+          kind, # 'man', 'woman' or 'child'
+          action, # one of `ACTIONS`
+          skin): # colour
     sit = 10 if action == 'sitting' else 0
     low = {'man': (58, 66, 96), 'woman': (128, 60, 84), 'child': (150, 120, 70)}[kind]
     if sit: p.rect((120, 90, 60), 36, 72, 60, 97, 2, edge=INK)
@@ -38,12 +42,19 @@ def _body(p, kind, action, skin):
     if kind == 'woman': p.poly(low, 42, 50 + sit, 58, 50 + sit, 68, 76, 32, 76, edge=INK)
     p.rect(p.c, 35, 25 + sit, 65, 59 + sit, 9)
 
-def person(size, kind, action, rgb, skin=(240, 196, 160), hair=(70, 44, 24)): # RGBA picture
-    "A 'man', 'woman' or 'child' in a shirt of colour `rgb`, doing one of `ACTIONS`."
-    p = Pen(size, rgb)
-    _body(p, kind, action, skin)
-    sit, lean = (10, 0) if action == 'sitting' else (0, 5 if action == 'running' else 0)
-    _head(p, kind, 50 + lean, 13 + sit, {'man': 9.5, 'woman': 9.5, 'child': 11.5}[kind], skin, hair)
+# %% ../../nbs/api/scenes/03_people.ipynb #7b551048
+def _head(p, # a `Pen`
+          kind, # 'man', 'woman' or 'child'
+          x, y, r, # centre and radius
+          skin, hair): # colours
+    if kind == 'woman': p.rect(hair, x - r - 3, y - r - 1, x + r + 3, y + r + 12, r, edge=INK)
+    p.oval(skin, x, y, r, edge=INK)
+    p.poly(hair, *arc(x, y, r + 1, r + 1, 180, 360), x + r, y - 1, x, y - r * .45, x - r, y - 1, edge=False)
+    if kind == 'child': p.rect((70, 72, 80), x - r - 1, y - r - 1, x + r + 9, y - r * .3, 2, edge=False)
+    for k in (-.1, .55): p.oval(INK, x + k * r, y + 1, 1.5, edge=False)
+
+# %% ../../nbs/api/scenes/03_people.ipynb #708483b0
+def _hands(p, action, skin): # arms, and what they hold
     for arm in ARMS[action]:
         p.line(p.d, 8.5, *arm)
         p.line(p.c, 6, *arm)
@@ -53,6 +64,22 @@ def person(size, kind, action, rgb, skin=(240, 196, 160), hair=(70, 44, 24)): # 
         p.poly((255, 255, 255), 72, 42, 94, 36, 94, 56, 72, 62, edge=INK)
         for y in (44, 50): p.line(STEEL, 1.6, 54, y - 1, 68, y + 2.5)
     if action == 'eating': p.poly((250, 200, 60), 56, 17, 84, 8, 80, 30, edge=(160, 90, 30))
+
+# %% ../../nbs/api/scenes/03_people.ipynb #60c20508
+def person(size, # pixels
+           kind, # 'man', 'woman' or 'child'
+           action, # one of `ACTIONS`
+           rgb, # colour of the shirt
+           skin=(240, 196, 160), # colour
+           hair=(70, 44, 24)): # colour
+    "A person doing something: an RGBA picture whose alpha is its mask."
+    p = Pen(size, rgb)
+    _body(p, kind, action, skin)
+    sit = 10 if action == 'sitting' else 0
+    lean = 5 if action == 'running' else 0
+    radius = {'man': 9.5, 'woman': 9.5, 'child': 11.5}[kind]
+    _head(p, kind, 50 + lean, 13 + sit, radius, skin, hair)
+    _hands(p, action, skin)
     return p.done()
 
 # %% ../../nbs/api/scenes/03_people.ipynb #27ed15e5
@@ -70,6 +97,7 @@ def _airplane(p):
     p.poly((60, 90, 120), 45, 14, 55, 14, 53, 8, 47, 8, edge=False)
     for x in (24, 76): p.rect(STEEL, x - 4, 46, x + 4, 60, 2, edge=False)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #949d5840
 @concept('ship', 'vehicle', 'red black white blue')
 def _ship(p):
     p.poly(p.c, 50, 1, 66, 22, 68, 88, 62, 98, 38, 98, 32, 88, 34, 22)
@@ -78,6 +106,7 @@ def _ship(p):
     p.rect((250, 250, 250), 37, 72, 63, 88, 2, edge=STEEL)
     p.oval(INK, 50, 80, 4, edge=False)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #a8f8a0b1
 @concept('house', 'building', 'red brown gray black')
 def _house(p):
     p.rect(p.c, 8, 14, 92, 86)
@@ -86,18 +115,22 @@ def _house(p):
     for y in (26, 38, 62, 74): p.line(p.d, 1.4, 11, y, 89, y)
     p.rect((240, 235, 225), 66, 24, 80, 38, edge=INK)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #03a251d0
 @concept('swimming pool', 'building', 'blue green')
 def _swimming_pool(p):
     p.rect((250, 250, 250), 8, 18, 92, 82, 18, edge=STEEL)
     p.rect(shade(p.c, .2), 16, 26, 84, 74, 12, edge=False)
-    for y in (38, 50, 62): p.line(shade(p.c, .6), 2.5, *[v for i in range(7) for v in (24 + i * 8, y + (3 if i % 2 else -2))])
+    for y in (38, 50, 62): # waves
+        p.line(shade(p.c, .6), 2.5, *[v for i in range(7) for v in (24 + i * 8, y + (3 if i % 2 else -2))])
     p.rect(STEEL, 46, 12, 54, 30, edge=False)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #c90c6a20
 @concept('tennis court', 'building', 'green blue red')
 def _tennis_court(p):
     p.rect(p.c, 14, 2, 86, 98)
     white = (255, 255, 255)
-    for xy in ((24, 12, 76, 12, 76, 88, 24, 88, 24, 12), (33, 12, 33, 88), (67, 12, 67, 88), (33, 32, 67, 32), (33, 68, 67, 68), (50, 32, 50, 68)): p.line(white, 2.6, *xy)
+    field, sides = (24, 12, 76, 12, 76, 88, 24, 88, 24, 12), ((33, 12, 33, 88), (67, 12, 67, 88))
+    for xy in (field, *sides, (33, 32, 67, 32), (33, 68, 67, 68), (50, 32, 50, 68)): p.line(white, 2.6, *xy)
     p.line(INK, 2.6, 18, 50, 82, 50)
 
 # %% ../../nbs/api/scenes/03_people.ipynb #cb5194cb
@@ -110,6 +143,7 @@ def _car_above(p):
     p.poly((60, 80, 100), 36, 74, 64, 74, 68, 84, 32, 84, edge=False)
     p.rect(p.l, 36, 48, 64, 72, 3, edge=False)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #922ac4a8
 @concept('truck', 'vehicle', '', view='aerial')
 def _truck_above(p):
     p.rect(INK, 32, 24, 68, 34, edge=False)
@@ -118,6 +152,7 @@ def _truck_above(p):
     p.rect(p.c, 24, 30, 76, 98)
     for y in (44, 58, 72, 86): p.line(p.d, 2.4, 27, y, 73, y)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #a5c4ea2b
 @concept('tree', 'nature', '', view='aerial')
 def _tree_above(p):
     for a in range(0, 360, 45): p.oval(p.c, *arc(50, 50, 27, 27, a, a, 1)[:2], 20)
@@ -129,8 +164,11 @@ def _tree_above(p):
 @concept('lung', 'organ', 'gray black white')
 def _lung(p):
     p.poly(p.c, *arc(52, 46, 32, 44, 200, 330), *arc(46, 70, 42, 26, 20, 120), *arc(40, 70, 18, 20, 130, 200), 30, 44)
-    for xy in ((44, 30, 54, 48, 58, 76), (54, 48, 70, 58), (50, 40, 66, 34), (55, 58, 42, 72), (57, 66, 70, 76)): p.line(p.l if sum(p.c) < 690 else p.d, 3, *xy)
+    vein = p.l if sum(p.c) < 690 else p.d
+    for xy in ((44, 30, 54, 48, 58, 76), (54, 48, 70, 58), (50, 40, 66, 34), (55, 58, 42, 72), (57, 66, 70, 76)):
+        p.line(vein, 3, *xy)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #35a14b1f
 @concept('heart', 'organ', 'gray white black')
 def _heart(p):
     for x, y in ((40, 4), (58, 8)): p.line(p.d, 14, x, y + 4, x + 2, 34)
@@ -139,6 +177,7 @@ def _heart(p):
     p.poly(p.c, *arc(36, 42, 24, 20, 150, 290), *arc(64, 44, 26, 20, 240, 390), 84, 62, 56, 98, 48, 98, 16, 58)
     p.line(p.d, 2.4, 50, 36, 56, 56, 50, 78)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #bff3042c
 @concept('bone', 'organ', 'white gray')
 def _bone(p):
     for x, y in ((16, 34), (16, 62), (84, 38), (84, 66)): p.oval(p.c, x, y, 13)
@@ -155,18 +194,22 @@ def _bone(p):
 def _kidney(p):
     p.poly(p.c, *arc(48, 50, 34, 46, 60, 300), *arc(82, 50, 26, 20, 250, 110))
     p.line(p.d, 4, 64, 50, 46, 50)
-    for a in (130, 180, 230): p.line(p.d, 3, *arc(52, 50, 12, 16, a, a, 1)[:2], *arc(50, 50, 22, 32, a, a, 1)[:2])
+    for a in (130, 180, 230):
+        p.line(p.d, 3, *arc(52, 50, 12, 16, a, a, 1)[:2], *arc(50, 50, 22, 32, a, a, 1)[:2])
 
+# %% ../../nbs/api/scenes/03_people.ipynb #1512faba
 @concept('tooth', 'organ', 'white gray')
 def _tooth(p):
-    p.poly(p.c, *arc(32, 26, 20, 18, 150, 300), *arc(68, 26, 20, 18, 240, 390), 84, 52, 74, 96, 64, 96, 58, 64, 42, 64, 36, 96, 26, 96, 16, 52)
+    roots = 84, 52, 74, 96, 64, 96, 58, 64, 42, 64, 36, 96, 26, 96, 16, 52
+    p.poly(p.c, *arc(32, 26, 20, 18, 150, 300), *arc(68, 26, 20, 18, 240, 390), *roots)
     p.line(p.d, 3, 34, 26, 50, 34, 66, 26)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #b529bdc7
 @concept('lesion', 'organ', 'white black')
 def _lesion(p):
-    pts = []
-    for i in range(16): pts += arc(50, 50, 44 - 18 * (i % 2), 44 - 18 * (i % 2), i * 22.5, i * 22.5, 1)[:2]
-    p.poly(p.c, *pts)
+    star = []
+    for i in range(16): star += arc(50, 50, 44 - 18 * (i % 2), 44 - 18 * (i % 2), i * 22.5, i * 22.5, 1)[:2]
+    p.poly(p.c, *star)
     p.oval(p.c, 50, 50, 28)
     p.oval(p.d, 44, 46, 9, 7, edge=False)
 
@@ -174,10 +217,13 @@ def _lesion(p):
 @concept('title', 'document part', 'blue red green black purple')
 def _title(p):
     p.rect(p.c, 0, 32, 100, 68, 4)
-    white = (255, 255, 255)
-    for x, letter in ((8, (0, 0, 12, 0, 6, 0, 6, 20)), (26, (4, 0, 4, 20)), (38, (0, 0, 12, 0, 6, 0, 6, 20)), (57, (0, 0, 0, 20, 10, 20)),
-                      (75, (12, 0, 0, 0, 0, 10, 9, 10, 0, 10, 0, 20, 12, 20))): p.line(white, 4, *[v + (x, 40)[i % 2] for i, v in enumerate(letter)])
+    t, i, l = (0, 0, 12, 0, 6, 0, 6, 20), (4, 0, 4, 20), (0, 0, 0, 20, 10, 20)
+    e = 12, 0, 0, 0, 0, 10, 9, 10, 0, 10, 0, 20, 12, 20
+    letters = {8: t, 26: i, 38: t, 57: l, 75: e} # each by its left edge
+    for x, letter in letters.items():
+        p.line((255, 255, 255), 4, *[v + (x, 40)[k % 2] for k, v in enumerate(letter)])
 
+# %% ../../nbs/api/scenes/03_people.ipynb #83a0cba3
 @concept('table', 'document part', 'blue green black red')
 def _table(p):
     p.rect((255, 255, 255), 2, 12, 98, 88)
@@ -187,11 +233,13 @@ def _table(p):
     for x in (10, 42, 74):
         for y in (43, 61, 79): p.line((150, 150, 156), 3, x, y, x + 15, y)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #0b7601a9
 @concept('bar chart', 'document part', 'blue red green purple yellow')
 def _bar_chart(p):
     for x, y in ((14, 52), (36, 26), (58, 40), (79, 12)): p.rect(p.c, x, y, x + 16, 90)
     p.line(INK, 4, 6, 4, 6, 92, 98, 92)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #0791b7ba
 @concept('pie chart', 'document part', 'blue red green purple yellow')
 def _pie_chart(p):
     p.oval(p.c, 50, 50, 46)
@@ -202,8 +250,10 @@ def _pie_chart(p):
 @concept('signature', 'document part', 'blue black')
 def _signature(p):
     p.line((150, 150, 156), 2, 2, 80, 98, 80)
-    p.line(p.c, 6, *arc(18, 46, 12, 26, 90, 380), 34, 70, *arc(42, 56, 7, 12, 180, 380), 52, 70, *arc(60, 56, 6, 14, 180, 400), 70, 70, 78, 34, 76, 70, 98, 54)
+    loops = *arc(18, 46, 12, 26, 90, 380), 34, 70, *arc(42, 56, 7, 12, 180, 380), 52, 70, *arc(60, 56, 6, 14, 180, 400)
+    p.line(p.c, 6, *loops, 70, 70, 78, 34, 76, 70, 98, 54)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #87b8e06f
 @concept('stamp', 'document part', 'red blue green purple')
 def _stamp(p):
     p.oval(p.c, 50, 50, 46, edge=False)
@@ -213,12 +263,14 @@ def _stamp(p):
     for i in range(10): star += arc(50, 50, 24 - 14 * (i % 2), 24 - 14 * (i % 2), i * 36 - 90, i * 36 - 90, 1)[:2]
     p.poly((255, 255, 255), *star, edge=False)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #d75abc42
 @concept('logo', 'document part', 'red green blue yellow black')
 def _logo(p):
     p.poly(p.c, 50, 2, 98, 50, 50, 98, 2, 50)
     p.poly((255, 255, 255), 50, 22, 78, 66, 22, 66, edge=False)
     p.poly(p.c, 50, 42, 62, 60, 38, 60, edge=False)
 
+# %% ../../nbs/api/scenes/03_people.ipynb #57e6498a
 @concept('barcode', 'document part', 'black blue')
 def _barcode(p):
     p.rect((255, 255, 255), 0, 16, 100, 84, edge=False)

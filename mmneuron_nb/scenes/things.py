@@ -20,6 +20,7 @@ def _dog(p):
     p.oval(INK, 97, 37, 4, edge=False)
     p.oval(INK, 80, 28, 3, edge=False)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #5cc40e52
 @concept('cat', 'animal', 'black white brown yellow')
 def _cat(p):
     p.line(p.c, 8, 66, 90, 86, 88, 92, 66)
@@ -45,6 +46,7 @@ def _bird(p):
     p.oval((255, 255, 255), 78, 28, 5, edge=False)
     p.oval(INK, 79, 28, 2.6, edge=False)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #6ca8e02f
 @concept('elephant', 'animal', 'gray blue purple')
 def _elephant(p):
     for x in (16, 32, 54): p.rect(p.c, x, 60, x + 13, 96, 3)
@@ -56,6 +58,7 @@ def _elephant(p):
     p.poly((255, 255, 255), 82, 50, 98, 56, 84, 56, edge=False)
     p.oval(INK, 84, 32, 3, edge=False)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #0052328a
 @concept('giraffe', 'animal', 'yellow brown')
 def _giraffe(p):
     for x in (24, 33, 50, 58): p.rect(p.c, x - 3, 60, x + 4, 98, 2)
@@ -63,7 +66,8 @@ def _giraffe(p):
     p.oval(p.c, 41, 58, 24, 13)
     for x in (72, 78): p.line(p.d, 3, x, 10, x, 1)
     p.oval(p.c, 81, 13, 15, 8)
-    for x, y in ((28, 56), (38, 64), (44, 53), (55, 62), (58, 48), (64, 36), (68, 24)): p.oval(shade(p.d, -.2), x, y, 4.5, 4, edge=False)
+    for x, y in ((28, 56), (38, 64), (44, 53), (55, 62), (58, 48), (64, 36), (68, 24)):
+        p.oval(shade(p.d, -.2), x, y, 4.5, 4, edge=False)
     p.oval(INK, 82, 11, 2.4, edge=False)
 
 # %% ../../nbs/api/scenes/01_things.ipynb #e141c8a3
@@ -81,6 +85,7 @@ def _car(p):
     p.rect((255, 240, 150), 91, 51, 98, 58, 2, edge=False)
     _wheels(p, 73, 12, 25, 76)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #b3ae0ef6
 @concept('bus', 'vehicle', 'red blue green yellow purple')
 def _bus(p):
     p.rect(p.c, 2, 20, 98, 78, 7)
@@ -89,6 +94,7 @@ def _bus(p):
     p.rect(p.l, 4, 54, 78, 60, edge=False)
     _wheels(p, 79, 10, 22, 66)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #52d1c916
 @concept('truck', 'vehicle', 'red blue green white brown')
 def _truck(p):
     p.rect(p.c, 2, 18, 64, 72, 2)
@@ -98,13 +104,15 @@ def _truck(p):
     p.rect(INK, 2, 72, 98, 77, edge=False)
     _wheels(p, 80, 11, 18, 42, 82)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #a4439fdc
 @concept('bicycle', 'vehicle', 'red blue green yellow black')
 def _bicycle(p):
     for x in (23, 77):
         p.oval(None, x, 66, 22, edge=p.c)
         p.oval(None, x, 66, 20, edge=p.c)
         p.oval(p.c, x, 66, 4, edge=False)
-    for xy in ((23, 66, 38, 36, 70, 36, 48, 66, 23, 66), (38, 36, 48, 66), (77, 66, 68, 26, 80, 22)): p.line(p.c, 5.5, *xy)
+    for xy in ((23, 66, 38, 36, 70, 36, 48, 66, 23, 66), (38, 36, 48, 66), (77, 66, 68, 26, 80, 22)):
+        p.line(p.c, 5.5, *xy)
     p.line(p.c, 3, 34, 28, 38, 38)
     p.rect(INK, 26, 24, 46, 30, 3, edge=False)
 
@@ -118,6 +126,7 @@ def _car_behind(p):
     for x in (9, 75): p.rect((255, 60, 50), x, 51, x + 16, 60, 3, edge=(120, 0, 0))
     p.rect((255, 255, 255), 36, 62, 64, 72, 1, edge=INK)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #12d101f0
 @concept('bus', 'vehicle', '', view='driving')
 def _bus_behind(p):
     for x in (16, 68): p.rect(INK, x, 84, x + 16, 98, 4, edge=False)
@@ -127,6 +136,7 @@ def _bus_behind(p):
     for x in (17, 71): p.rect((255, 60, 50), x, 66, x + 12, 80, 3, edge=(120, 0, 0))
     p.rect((255, 255, 255), 38, 70, 62, 80, 1, edge=INK)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #ad6abef0
 @concept('truck', 'vehicle', '', view='driving')
 def _truck_behind(p):
     for x in (12, 70): p.rect(INK, x, 82, x + 18, 98, 4, edge=False)
@@ -146,6 +156,7 @@ def _apple(p):
     p.poly((60, 170, 70), 54, 18, 74, 4, 82, 16, 66, 22, edge=False)
     p.oval(p.l, 28, 44, 6, 10, edge=False)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #9d0f650e
 @concept('banana', 'food', 'yellow green brown')
 def _banana(p):
     p.poly(p.c, *arc(54, 14, 46, 70, 20, 160), *arc(56, 6, 44, 44, 155, 25))
@@ -153,14 +164,18 @@ def _banana(p):
     p.rect((80, 60, 30), 93, 22, 99, 36, 2, edge=False)
     p.rect((80, 60, 30), 7, 22, 15, 34, 2, edge=False)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #d07a3b8d
 @concept('pizza', 'food', 'yellow red white')
 def _pizza(p):
     p.oval((188, 124, 60), 50, 50, 48, edge=(120, 70, 30))
     p.oval(p.c, 50, 50, 39, edge=False)
-    for a in range(0, 180, 60): p.line((188, 124, 60), 2.4, *arc(50, 50, 39, 39, a, a, 1)[:2], *arc(50, 50, 39, 39, a + 180, a + 180, 1)[:2])
-    for x, y in ((50, 26), (30, 40), (70, 38), (34, 64), (64, 66), (50, 48)): p.oval((150, 30, 24), x, y, 6.5, edge=False)
+    for a in range(0, 180, 60): # the cuts between the slices
+        p.line((188, 124, 60), 2.4, *arc(50, 50, 39, 39, a, a, 1)[:2], *arc(50, 50, 39, 39, a + 180, a + 180, 1)[:2])
+    for x, y in ((50, 26), (30, 40), (70, 38), (34, 64), (64, 66), (50, 48)):
+        p.oval((150, 30, 24), x, y, 6.5, edge=False)
     for x, y in ((42, 34), (62, 52), (48, 72), (26, 52)): p.oval((40, 120, 50), x, y, 3, edge=False)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #8974ab8c
 @concept('hot dog', 'food', 'brown yellow white')
 def _hot_dog(p):
     p.rect(p.c, 6, 52, 94, 80, 14)
@@ -168,6 +183,7 @@ def _hot_dog(p):
     p.rect(p.c, 8, 58, 92, 82, 12)
     p.line((255, 214, 40), 5, *[v for i in range(8) for v in (12 + i * 11, 43 if i % 2 else 54)])
 
+# %% ../../nbs/api/scenes/01_things.ipynb #60ce05b2
 @concept('cake', 'food', 'white brown purple red')
 def _cake(p):
     p.oval(STEEL, 50, 88, 48, 9, edge=False)
@@ -188,6 +204,7 @@ def _chair(p):
     for x in (24, 76): p.rect(p.c, x - 3, 40, x + 3, 56, edge=False)
     p.rect(p.c, 12, 54, 88, 68, 4)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #49b29be4
 @concept('couch', 'furniture', 'red blue green brown purple')
 def _couch(p):
     for x in (14, 82): p.rect(WOOD, x, 84, x + 6, 94, edge=False)
@@ -197,6 +214,7 @@ def _couch(p):
     p.rect(p.c, 16, 68, 84, 86, 4)
     for x in (1, 81): p.rect(p.c, x, 44, x + 18, 87, 8)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #07de05d1
 @concept('bed', 'furniture', 'red blue green purple yellow')
 def _bed(p):
     p.rect(WOOD, 0, 22, 8, 88, 2, edge=INK)
@@ -206,6 +224,7 @@ def _bed(p):
     p.rect((255, 255, 255), 9, 40, 32, 56, 6, edge=STEEL)
     p.rect(p.c, 34, 44, 92, 74, 6)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #5956aa44
 @concept('lamp', 'furniture', 'yellow red green white')
 def _lamp(p):
     p.rect(INK, 47, 40, 53, 92, edge=False)
@@ -216,18 +235,22 @@ def _lamp(p):
 @concept('umbrella', 'household', 'red blue green yellow purple black')
 def _umbrella(p):
     p.line(INK, 4, 50, 8, 50, 86, *arc(57, 86, 7, 8, 180, 0, 8))
-    p.poly(p.c, *arc(50, 50, 47, 42, 180, 360), 97, 50, *arc(81.5, 51, 15, 8, 0, -180, 6), *arc(50, 51, 16, 9, 0, -180, 6), *arc(18.5, 51, 15, 8, 0, -180, 6))
+    hem = *arc(81.5, 51, 15, 8, 0, -180, 6), *arc(50, 51, 16, 9, 0, -180, 6), *arc(18.5, 51, 15, 8, 0, -180, 6)
+    p.poly(p.c, *arc(50, 50, 47, 42, 180, 360), 97, 50, *hem)
     for x in (34, 66): p.line(p.d, 2, 50, 9, x, 46)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #81fafaa4
 @concept('clock', 'household', 'white blue red yellow')
 def _clock(p):
     p.oval(INK, 50, 50, 46, edge=False)
     p.oval(p.c, 50, 50, 39, edge=False)
     ink = INK if sum(p.c) > 330 else (255, 255, 255)
-    for a in range(0, 360, 30): p.line(ink, 3, *arc(50, 50, 34, 34, a, a, 1)[:2], *arc(50, 50, 30, 30, a, a, 1)[:2])
+    for a in range(0, 360, 30):
+        p.line(ink, 3, *arc(50, 50, 34, 34, a, a, 1)[:2], *arc(50, 50, 30, 30, a, a, 1)[:2])
     p.line(ink, 5, 50, 50, 50, 25)
     p.line(ink, 5, 50, 50, 68, 58)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #787110bb
 @concept('cup', 'household', 'white blue red green brown')
 def _cup(p):
     p.oval(None, 76, 48, 17, 16, edge=p.d)
@@ -252,6 +275,7 @@ def _teddy_bear(p):
     for x in (39, 61): p.oval(INK, x, 26, 3.4, edge=False)
     p.oval(INK, 50, 35, 5, 3.5, edge=False)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #2bc100e3
 @concept('ball', 'household', 'red blue green yellow purple white')
 def _ball(p):
     p.oval(p.c, 50, 52, 40)
@@ -260,6 +284,7 @@ def _ball(p):
     p.line(p.d, 3, 11, 52, 89, 52)
     p.oval(p.l, 36, 32, 8, 6, edge=False)
 
+# %% ../../nbs/api/scenes/01_things.ipynb #62e97071
 @concept('book', 'household', 'red blue green brown purple')
 def _book(p):
     p.rect(p.c, 14, 6, 82, 94, 3)

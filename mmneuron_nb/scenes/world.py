@@ -12,17 +12,13 @@ from .drawing import paint
 from .language import KINDS, ask, caption
 from .people import ACTIONS, person
 from .pen import COLOURS, CONCEPTS, picture
-from .plans import DOMAINS, WORLD_VERSION, Dice, make_plan
+from .plans import DOMAINS, PEOPLE, WORLD_VERSION, Dice, make_plan
 from ..data.samples import Sample, SceneObject
 from ..errors import SceneError, check_whole, shown
 
 # %% ../../nbs/api/scenes/07_world.ipynb #7413346c
-__all__ = ['make', 'gallery', 'CONCEPTS', 'COLOURS', 'DOMAINS', 'KINDS', 'TASKS', 'WORLD_VERSION']
-TASKS = ('caption', 'question', *KINDS)
-PROMPT = 'Describe the image.'
-POSSIBLE = {'who': ('common', 'driving'), 'why': ('common', 'driving', 'medical', 'document')} # other kinds occur in every domain
-
-def _objects(plan, owner): # list of SceneObject, hidden things left out
+def _objects(plan, # a `Plan`
+             owner): # int8 [H, W], the index of the thing that each pixel shows
     out = []
     for i, t in enumerate(plan.things):
         mask = owner == i
@@ -32,52 +28,76 @@ def _objects(plan, owner): # list of SceneObject, hidden things left out
         out.append(SceneObject(t.concept, t.colour, box, mask, t.super_category, t.place, t.action, meta))
     return out
 
-def _turn(seed, index, domain, task): # (plan, kind, prompt, answer)
-    "The plan of a sample and what is asked; another plan is taken if this one cannot answer a question of the kind wanted."
+# %% ../../nbs/api/scenes/07_world.ipynb #9ffcd0a0
+TASKS = ('caption', 'question', *KINDS)
+PROMPT = 'Describe the image.'
+
+def _turn(seed, # int
+          index, # of the sample
+          domain, # one of `DOMAINS` or None
+          task): # one of `TASKS` or None
+    "(plan, kind, prompt, answer) of a sample; `SceneError` if no scene was found that can answer."
     for tries in range(500):
-        plan, dice = make_plan(seed, f'{index}.{tries}' if tries else index, domain), Dice('task', seed, index, domain, task, tries)
+        plan = make_plan(seed, f'{index}.{tries}' if tries else index, domain)
+        dice = Dice('task', seed, index, domain, task, tries)
         if task == 'caption' or task is None and dice(.6): return plan, 'caption', PROMPT, caption(plan)
         kind = dice.pick(KINDS) if task in (None, 'question') else task
         pair = ask(plan, kind, dice)
         if pair: return plan, kind, *pair
-    raise SceneError(f'No scene of domain {domain!r} with a question of kind {task!r} was found: choose another domain or kind.')
+    raise SceneError(f'No scene of domain {domain!r} with a question of kind {task!r} was found:',
+                     'choose another domain or kind.')
+
+# %% ../../nbs/api/scenes/07_world.ipynb #6fa7dc50
+def _sample(seed, index, domain, task): # a `Sample`
+    plan, kind, prompt, answer = _turn(seed, index, domain, task)
+    image, owner = paint(plan)
+    meta = dict(kind=kind, setting=plan.setting, weather=plan.weather,
+                super_categories=sorted({t.super_category for t in plan.things}), caption=caption(plan),
+                seed=seed, index=index, world=WORLD_VERSION, plan=plan)
+    name = '-'.join(str(part) for part in (seed, index, domain, task) if part is not None)
+    return Sample(name, image, prompt, answer, plan.domain, _objects(plan, owner), meta=meta)
 
 # %% ../../nbs/api/scenes/07_world.ipynb #85fcbed3
+POSSIBLE = {'who': ('common', 'driving'), # other kinds occur in every domain
+            'why': ('common', 'driving', 'medical', 'document')}
+
 def make(n, # how many
          seed=0, # int
          domain=None, # one of `DOMAINS`, or None for a mix
          task=None, # 'caption', 'question', one of `KINDS`, or None: six captions to four questions
          start=0): # index of the first
     "`n` samples of the drawn world; sample `i` depends on the seed and its index, not on `n`."
-    n, start, seed = check_whole('n', n, 0, error=SceneError), check_whole('start', start, 0, error=SceneError), check_whole('seed', seed, error=SceneError)
-    if domain is not None and domain not in list(DOMAINS): raise SceneError(f'Unknown domain {shown(domain)}: choose one of {", ".join(DOMAINS)}.')
-    if task is not None and task not in TASKS: raise SceneError(f'Unknown task {shown(task)}: choose one of {", ".join(TASKS)}.')
+    n, start = check_whole('n', n, 0, error=SceneError), check_whole('start', start, 0, error=SceneError)
+    seed = check_whole('seed', seed, error=SceneError)
+    if domain is not None and domain not in list(DOMAINS):
+        raise SceneError(f'Unknown domain {shown(domain)}: choose one of {", ".join(DOMAINS)}.')
+    if task is not None and task not in TASKS:
+        raise SceneError(f'Unknown task {shown(task)}: choose one of {", ".join(TASKS)}.')
     if domain is not None and domain not in POSSIBLE.get(task, DOMAINS):
-        raise SceneError(f'The domain {domain!r} has no questions of the kind {task!r}: choose one of {", ".join(POSSIBLE[task])}.')
+        raise SceneError(f'The domain {domain!r} has no questions of the kind {task!r}:',
+                         f'choose one of {", ".join(POSSIBLE[task])}.')
     return [_sample(seed, i, domain, task) for i in range(start, start + n)]
 
-def _sample(seed, index, domain, task):
-    plan, kind, prompt, answer = _turn(seed, index, domain, task)
-    image, owner = paint(plan)
-    meta = dict(kind=kind, setting=plan.setting, weather=plan.weather, super_categories=sorted({t.super_category for t in plan.things}), caption=caption(plan),
-                seed=seed, index=index, world=WORLD_VERSION, plan=plan)
-    name = '-'.join(str(part) for part in (seed, index, domain, task) if part is not None)
-    return Sample(name, image, prompt, answer, plan.domain, _objects(plan, owner), meta=meta)
-
 # %% ../../nbs/api/scenes/07_world.ipynb #6fafd77c
+def _looks(size): # every drawing: RGBA pictures of `size` pixels
+    out = [picture(name, None, size, state=None) for name, entry in CONCEPTS.items() if entry['super'] != 'person']
+    for name, entry in CONCEPTS.items():
+        out += [picture(name, entry['colours'][0], size, view) for view in entry['views']]
+    return out + [person(size, kind, action, COLOURS['blue']) for kind in PEOPLE for action in ACTIONS]
+
+# %% ../../nbs/api/scenes/07_world.ipynb #dfa24687
 def gallery(size=64, # side of one drawing, pixels
             columns=14, # drawings in a row
             seed=11): # of the scenes
-    "A contact sheet: every concept in its first colour, special views, people's actions, and a row of scenes for each domain."
-    size, columns = check_whole('size', size, 8, 512, SceneError), check_whole('columns', columns, 1, 100, SceneError)
-    looks = [picture(name, None, size, state=None) for name, entry in CONCEPTS.items() if entry['super'] != 'person']
-    looks += [picture(name, entry['colours'][0], size, view) for name, entry in CONCEPTS.items() for view in entry['views']]
-    looks += [person(size, kind, action, COLOURS['blue']) for kind in ('man', 'woman', 'child') for action in ACTIONS]
-    step, rows = size + 6, -(-len(looks) // columns)
-    per = 6
-    side = (columns * step) // per
-    page = Image.new('RGB', (columns * step, rows * step + len(DOMAINS) * side), (206, 214, 200))
-    for i, look in enumerate(looks): page.paste(look, (i % columns * step + 3, i // columns * step + 3), look)
+    "A contact sheet: concepts in their first colour, special views, people's actions, six scenes for each domain."
+    size = check_whole('size', size, 8, 512, SceneError)
+    columns = check_whole('columns', columns, 1, 100, SceneError)
+    looks, step, per = _looks(size), size + 6, 6
+    lines, side = -(-len(looks) // columns), (columns * step) // per
+    page = Image.new('RGB', (columns * step, lines * step + len(DOMAINS) * side), (206, 214, 200))
+    for i, look in enumerate(looks):
+        page.paste(look, (i % columns * step + 3, i // columns * step + 3), look)
     for r, domain in enumerate(DOMAINS):
-        for c, s in enumerate(make(per, seed, domain)): page.paste(s.image.resize((side - 4, side - 4)), (c * side + 2, rows * step + r * side + 2))
+        for c, s in enumerate(make(per, seed, domain)):
+            page.paste(s.image.resize((side - 4, side - 4)), (c * side + 2, lines * step + r * side + 2))
     return page

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from ..writing import replacing
 
 from ..scenes.drawing import SIZE, paint
 from ..scenes.people import ACTIONS
@@ -97,8 +98,7 @@ def save_state(path, model, optimizer, step):
     out = {f'model.{k}': v.contiguous() for k, v in model.state_dict().items()}
     for p, state in optimizer.state.items():
         for key in ('exp_avg', 'exp_avg_sq'): out[f'{key}.{names[id(p)]}'] = state[key]
-    save_file(out, f'{path}.part', metadata=dict(step=str(step)))
-    os.replace(f'{path}.part', path)
+    with replacing(Path(path)) as part: save_file(out, part, metadata=dict(step=str(step)))
 
 def load_state(path, model, optimizer): # returns the step to go on with
     "Continue from `save_state`; 0 if there is no file."

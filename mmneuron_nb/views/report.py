@@ -13,7 +13,8 @@ from ..errors import OptionError, check_whole, shown
 from .overlays import CARD_CSS, check_row, exemplar_card, scale_words
 from .pages import cell, page, page_path, table_html, write_page
 from ..names import TYPES, neuron_name
-from .palette import LOOK, P_COLUMNS
+from ..neurons.table import P_COLUMNS
+from .palette import LOOK
 from .static import histogram_picture, layer_picture, shares_picture
 from .by_layer import layer_shares, layer_top
 from .summaries import histogram, summary, type_counts

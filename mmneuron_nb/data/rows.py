@@ -107,7 +107,7 @@ def _parquet(path): # a list of dicts
     import pandas as pd
     try: return pd.read_parquet(path).to_dict('records')
     except ImportError as err:
-        raise ExtraMissing('Parquet files are read by pyarrow;', extra('data')) from err
+        raise ExtraMissing('Parquet files are read by pyarrow:', extra('data')) from err
     except (OSError, ValueError) as err:
         raise SampleError(f'{str(path)!r} is not a readable Parquet file ({err}):', 'download it again.') from err
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 import torch
+from ..display import ShownBy
 from ..errors import ModelError, SiteError, check_choice
 from ..names import MODULES
 from .adapters import adapter_for
@@ -118,12 +119,14 @@ class Running(Pointing):
         batch,              # `Batch`
         logits=False,       # logits [B, T, vocabulary]; else of the last position alone [B, 1, vocabulary]
         grad=False,         # keep what gradients need, with respect to any point
-        stop_after=None,    # points: the pass ends when all of them were reached, and returns None
+        stop_after=None,    # a layer of the lm, a point, or a list of them: the pass ends when all were reached
     ):
-        "One forward pass; what the model returns."
+        "One forward pass: what the model returns, or None if it was stopped."
         b = batch.to(self.device, self.dtype)
         mode = torch.enable_grad() if grad else torch.inference_mode()
-        with mode, tracing() if grad else nullcontext(), steady(self, batch), stopping(self.model, stop_after or ()):
+        if isinstance(stop_after, int): stop_after = self.points('block', 'lm', stop_after)
+        ends = stop_after if isinstance(stop_after, (list, tuple)) else [] if stop_after is None else [stop_after]
+        with mode, tracing() if grad else nullcontext(), steady(self, batch), stopping(self.model, ends):
             return self.model(**b.inputs, use_cache=False, logits_to_keep=0 if logits else 1)
 
     @contextmanager
@@ -141,8 +144,10 @@ class Running(Pointing):
         return dict(sorted(out.items())) # not in the order of execution: Qwen3-VL's projector runs later layers first
 
 # %% ../../nbs/api/models/14_vlm.ipynb #8804c180
-class VLM(Running, Generating, Checking, Describing, Loading):
+class VLM(Running, Generating, Checking, Describing, Loading, ShownBy):
     "A vision-language model with its processor: one handle for its neurons."
+    shown_by = 'tables.vlm_html'
+
     def __init__(
         self,
         model,          # a transformers image-text-to-text model

@@ -18,7 +18,7 @@ from .table import NeuronTable, check_table, neuron_index, type_columns
 # %% ../../nbs/api/neurons/01_modality.ipynb #c02ad699
 def ten(a, # activations, float array
         amax): # the neuron's maximum, broadcast against `a`
-    "Whole numbers 0..10 (int8): `clip(floor(10 max(a, 0) / amax), 0, 10)`; 0 where `amax <= 0`, a silent neuron. Paper A, 3.2."
+    "Whole numbers 0..10 (int8): `clip(floor(10 max(a, 0) / amax), 0, 10)`; 0 for a silent neuron. Paper A, 3.2."
     a, amax = np.asarray(a, np.float64), np.asarray(amax, np.float64)
     zeros = np.zeros(np.broadcast_shapes(a.shape, amax.shape))
     scaled = np.divide(10*np.maximum(a, 0), amax, out=zeros, where=amax > 0)
@@ -29,18 +29,19 @@ def more_than(values, # float [layer, neuron, rank, order], falling along `order
               amax, # float [layer, neuron, 1], the neuron's maximum
               n, # more than `n` tokens ...
               level): # ... above `level`, on the scale of 0 to 10
-    "For each top entry: are there more than `n` tokens above `level`? bool [layer, neuron, rank]; raises `OptionError`."
+    "For each top entry: are more than `n` tokens above `level`? bool [layer, neuron, rank]; raises `OptionError`."
     kept = values.shape[-1]
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 0 <= n < kept:
-        raise OptionError(f'A threshold of more than {shown(n)} tokens needs the {shown(n)} + 1 largest activations, but {kept} '
-                          f'were kept (0 <= n <= {kept - 1});', 'choose a smaller one, or record with a larger `order`.')
+        raise OptionError(f'A threshold of more than {shown(n)} tokens needs the {shown(n)} + 1 largest activations, '
+                          f'but {kept} were kept (0 <= n <= {kept - 1});',
+                          'choose a smaller one, or record with a larger `order`.')
     return ten(values[..., int(n)], amax) > level
 
 # %% ../../nbs/api/neurons/01_modality.ipynb #d42927fe
 def sample_types(ds, # Dataset of one module
                  n_v=4, t_v=2, # visually activated: more than n_v visual tokens above t_v
                  n_t=2, t_t=3): # textually: more than n_t text tokens above t_t
-    "Type of each top entry, int8 [layer, neuron, rank]: 0 visual, 1 text, 2 multi-modal, 3 unknown, -1 no entry. Raises `OptionError`."
+    "Types, int8 [layer, neuron, rank]: 0 visual, 1 text, 2 multi-modal, 3 unknown, -1 no entry; raises `OptionError`."
     t_v, t_t = check_number('t_v', t_v, 0, 10), check_number('t_t', t_t, 0, 10)
     amax = ds.top_value.values[..., :1]
     sees = more_than(ds.top_visual.values, amax, n_v, t_v)
@@ -64,15 +65,16 @@ def asked_modules(store, # `ActivationStore`
     if modules is None: return store.modules
     try: return tuple(dict.fromkeys([modules] if isinstance(modules, str) else modules)) or store.modules
     except TypeError as e:
-        raise OptionError(f'modules={shown(modules)} is not a list of modules;', f'choose from {", ".join(store.modules)}.') from e
+        raise OptionError(f'modules={shown(modules)} is not a list of modules;',
+                          f'choose from {", ".join(store.modules)}.') from e
 
 # %% ../../nbs/api/neurons/01_modality.ipynb #7d0ff145
 def few_samples(samples, # number recorded
                 top): # samples kept per neuron
     "A sentence of caution if there are too few samples to tell types; else ''."
     if samples >= 4*top: return ''
-    what = (f'Only {samples:,} samples were recorded, not even the {top} top samples per neuron, so each of them is a top one'
-            if samples < top else f'Of only {samples:,} samples, {top} are top samples of each neuron')
+    what = f'Of only {samples:,} samples, {top} are top samples of each neuron'
+    if samples < top: what = f'Only {samples:,} samples were recorded, so each is a top sample of every neuron'
     return f'{what}: types mean little, and most neurons are unknown, below some {4*top:,} samples.'
 
 def few_words(table): # with the columns type, n, few_words
@@ -80,8 +82,8 @@ def few_words(table): # with the columns type, n, few_words
     unknown = table.type == 'unknown'
     some = int((unknown & (2*table.few_words > table.n)).sum())
     if not some: return ''
-    return (f'{some:,} of {int(unknown.sum()):,} unknown neurons have a word above the threshold in most of their top samples, '
-            'but not enough of them (column few_words): n_t=0 counts these as text.')
+    return (f'{some:,} of {int(unknown.sum()):,} unknown neurons have a word above the threshold '
+            'in most of their top samples, but not enough words (column few_words): n_t=0 counts these as text.')
 
 # %% ../../nbs/api/neurons/01_modality.ipynb #8a0cefdb
 def _layer_types(ds, # Dataset of one module with one layer, in memory
@@ -90,7 +92,8 @@ def _layer_types(ds, # Dataset of one module with one layer, in memory
     kinds, amax = sample_types(ds, **rule)[0], ds.top_value.values[0, :, 0]
     word = more_than(ds.top_text.values, ds.top_value.values[..., :1], 0, rule['t_t'])[0]
     few = ((kinds == 3) & word).sum(1)
-    return type_table(kinds, amax).assign(few_words=few).set_index(neuron_index(module, ds.layer.values.tolist(), len(amax)))
+    index = neuron_index(module, ds.layer.values.tolist(), len(amax))
+    return type_table(kinds, amax).assign(few_words=few).set_index(index)
 
 def rule_words(n_v, t_v, n_t, t_t):
     "The rule of `modality_types` in a sentence."
@@ -101,9 +104,9 @@ def _attrs(store, table, rule): # what `table` should remember of where it comes
     notes = [few_samples(len(store), store.options.top), few_words(table)]
     thresholds = dict(visual_tokens=int(rule['n_v']), visual_level=float(rule['t_v']),
                       text_tokens=int(rule['n_t']), text_level=float(rule['t_t']))
-    model = store.manifest['model']
-    return dict(method='modality_types', rule=rule_words(**rule), notes=[s for s in notes if s], **thresholds, site=store.site,
-                top=store.options.top, samples=len(store), model=model['model'], weights=model['weights'])
+    source = dict(site=store.site, top=store.options.top, samples=len(store))
+    source |= {k: store.manifest['model'][k] for k in ('model', 'weights')}
+    return dict(method='modality_types', rule=rule_words(**rule), notes=[s for s in notes if s]) | thresholds | source
 
 # %% ../../nbs/api/neurons/01_modality.ipynb #886e0480
 NEEDED = ['top_value', 'top_sample', 'top_visual', 'top_text'] # of a store, to classify
@@ -114,12 +117,13 @@ def modality_types(store, # `ActivationStore`
                    n_t=2, # text-activated: more than n_t text tokens ...
                    t_t=3, # ... above t_t
                    modules=None): # default: all that were recorded
-    """One row per neuron, indexed (module, layer, neuron): p_v, p_t, p_m, p_u, type and what they come from; raises `OptionError`.
+    """One row per neuron (`NeuronTable`): p_v, p_t, p_m, p_u, type and what they come from; raises `OptionError`.
 
-    Xu, Lan and Lu (2025, paper A), section 3.2: on one of its top samples a neuron is visually activated if more than `n_v` visual
-    tokens lie above `t_v` on the scale of 0 to 10 (10: its maximum), textually if more than `n_t` text tokens lie above `t_t`.
-    p_v, p_t, p_m and p_u are the shares of top samples with the first alone, the second alone, both, and neither; `few_words` counts
-    those of the last kind on which at least one text token lies above `t_t`. `attrs` holds the thresholds, the rule and notes."""
+    Xu, Lan and Lu (2025, paper A), section 3.2: on one of its top samples a neuron is visually activated if more than
+    `n_v` visual tokens lie above `t_v` on the scale of 0 to 10 (10: its maximum), textually if more than `n_t` text
+    tokens lie above `t_t`. p_v, p_t, p_m and p_u are the shares of top samples with the first alone, the second alone,
+    both, and neither; `few_words` counts those of the last kind on which at least one text token lies above `t_t`.
+    `attrs` holds the thresholds, the rule and notes of caution."""
     rule, parts = dict(n_v=n_v, t_v=t_v, n_t=n_t, t_t=t_t), []
     for m in asked_modules(store, modules):
         ds = store.module(m)[NEEDED]
@@ -136,7 +140,7 @@ def threshold_sweep(store, # `ActivationStore`
                     n_v=(4,), t_v=(2,), # a value, or a list of values, each ...
                     n_t=(2,), t_t=(3,), # ... as in `modality_types`
                     modules=None): # default: all that were recorded
-    "Share of neurons of each type for every combination of thresholds, one row each; no new recording. Raises `OptionError`."
+    "Share of neurons of each type for every combination of thresholds, a row each; raises `OptionError`."
     rows = []
     for c in itertools.product(*map(_several, (n_v, t_v, n_t, t_t))):
         share = modality_types(store, *c, modules=modules).type.value_counts(normalize=True)
@@ -149,7 +153,7 @@ def exemplars(table, # from `modality_types`
               n=5, # neurons, at most
               module='lm', # of this module
               per_layer=2): # neurons of one layer, at most
-    "`[(module, layer, neuron)]` of those that show `type` best, the clearest first, silent ones never; raises `OptionError`, `SiteError`."
+    "`[(module, layer, neuron)]` that show `type` best, never silent ones; raises `OptionError`, `SiteError`."
     if type not in TYPES: raise OptionError(f'There is no type {type!r};', f'choose from {", ".join(TYPES)}.')
     p = f'p_{type[0]}'
     check_table(table, ('type', 'max', 'silent', p), empty=True)
@@ -166,7 +170,8 @@ def _share_at(ds, r): # position of share r among those kept
     except (ValueError, ZeroDivisionError): want = None # not a number
     kept = [Fraction(str(s)) for s in ds.share.values.tolist()] if 'share' in ds.coords else []
     if want in kept: return kept.index(want)
-    raise OptionError(f'A share of {shown(r)} was not recorded (kept: {", ".join(map(str, map(float, kept)))});', 'choose one of these.')
+    words = ', '.join(str(float(k)) for k in kept)
+    raise OptionError(f'A share of {shown(r)} was not recorded (kept: {words});', 'choose one of these.')
 
 def mostly_activated(ds, # Dataset of one module
                      r_v=0.5, r_t=0.5, # shares of the visual and of the text tokens, of those recorded
@@ -185,7 +190,7 @@ def outliers(store, # `ActivationStore`
              r_v=None, r_t=None, # ... of visual and of text tokens
              modules=None, # default: all that were recorded
              **thresholds): # n_v, t_v, n_t, t_t as in `modality_types`
-    "The neurons with p_m = 1: q_m (share of random samples mostly activated) and whether q_m = 1; raises `OptionError`. Paper A, 7.3."
+    "The neurons with p_m = 1, with q_m (share of random samples mostly activated); raises `OptionError`. Paper A, 7.3."
     table = modality_types(store, modules=modules, **thresholds)
     levels = {k: v for k, v in thresholds.items() if k in ('t_v', 't_t')}
     r_v, r_t = r if r_v is None else r_v, r if r_t is None else r_t

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from ..errors import OptionError, StoreError, check_choice, check_whole, shown
 from ..names import VISUAL
-from .token_rows import KINDS, Slots
+from .token_rows import KINDS, RowFiles
 from .base import ActiveCounts, Described, Moments, RoleMaximum, Statistic
 from .top import RandomSamples, TopSamples, rows_of
 from .order import priority
@@ -76,7 +76,7 @@ class ModuleState:
         self.sites, self.opts = list(sites), opts
         kinds = [ActiveCounts()] if opts.domains and opts.site == 'act' else []
         kinds += [Described(s) for s in opts.stats] if stats is None else stats
-        slots = lambda s: partial(Slots, s.width, min(opts.top, samples or opts.top), opts.keep_tokens, folder, f'{s.module}.L{s.layer}')
+        slots = lambda s: partial(RowFiles, s.width, min(opts.top, samples or opts.top), opts.keep_tokens, folder, f'{s.module}.L{s.layer}')
         self.layers = [dict(top=TopSamples(s.width, opts, device, slots(s)), random=RandomSamples(),
                             **{k.name: k.fresh(s.width, n_domains, device) for k in kinds}) for s in self.sites] # one per site, statistics by name
         self.tokens = torch.zeros(n_domains, 4, dtype=torch.int64) # tokens by domain and role
@@ -139,24 +139,24 @@ class RunState:
         self.modules = {m: ModuleState(s, opts, len(self.domains), device, stats, folder, len(self.ids)) for m, s in self.sites.items()}
         self.at = {i: n for n, i in enumerate(self.ids)}
         self.table, self.skipped = {}, {}
-        self.torn = False # True while a batch is being added: a state that was left then must not be saved
+        self.incomplete = False # True while a batch is being added: a state that was left then must not be saved
         self.clock = Counter() # seconds of this process: encode, forward, statistics
         self._drawn = sorted(self.ids, key=lambda i: priority(i, opts.seed)) # luckiest first
 
     @property
-    def lottery(self): # ids of the random samples; skipped ones have lost, the next ones move up
+    def random_ids(self): # ids of the random samples; skipped ones have lost, the next ones move up
         return [i for i in self._drawn[:self.opts.random + len(self.skipped)] if i not in self.skipped][:self.opts.random]
 
     def add_sample(self, sample_id, domain, tokens):
         "Note a recorded sample; `tokens`: `{module: (roles [T], ids [T] or None, boxes [visual tokens, 4] or None)}`, numpy, without pads at the end."
         runs = {}
-        for m in self.rows:
+        for m in self.table_modules:
             roles, ids, boxes = tokens[m]
             runs[m] = TokenRuns.of(roles, ids, boxes if self.opts.keep_tokens else None)
         self.table[sample_id] = SampleRow(self.domains.index(domain), runs)
 
     @property
-    def rows(self): # modules of which the sample table keeps roles: the language model, and all with kept token rows
+    def table_modules(self): # of which the sample table keeps the tokens: the language model, and all with kept token rows
         return ('lm', *(m for m in self.opts.modules if m != 'lm' and self.opts.keep_tokens))
 
     def flush(self):
@@ -173,10 +173,10 @@ def module_arrays(state, name, rows=True): # rows: kept token rows as an array (
     m, done = state.modules[name], {state.at[i]: n for n, i in enumerate(sorted_ids(state.table))}
     number = torch.full((len(state.ids) + 1,), -1, dtype=torch.int32) # the last entry serves free slots (order -1)
     for o, n in done.items(): number[o] = n
-    for r in m.random: r.prune([state.at[i] for i in state.lottery])
+    for r in m.random: r.prune([state.at[i] for i in state.random_ids])
     parts = [{k: t for stat in layer.values() for k, t in stat.arrays().items()} for layer in m.layers]
     out = {k: torch.stack([arrays[k] for arrays in parts]) for k in parts[0]}
-    out |= dict(top_sample=number[out['top_sample']], random_sample=number[torch.tensor(list(m.random[0].rows), dtype=torch.int64)], tokens=m.tokens)
+    out |= dict(top_sample=number[out['top_sample']], random_sample=number[torch.tensor(list(m.random[0].values), dtype=torch.int64)], tokens=m.tokens)
     if rows and out.pop('top_place', None) is not None: out['top_row'] = torch.from_numpy(np.stack([rows_of(t, longest(state, name)) for t in m.top]))
     return out
 
@@ -199,7 +199,7 @@ def table_arrays(state):
     "The sample table as flat tensors: domain; per module text token ids, role runs and boxes, with offsets."
     rows = [state.table[i] for i in sorted_ids(state.table)]
     out = dict(domain=torch.tensor([row.domain for row in rows], dtype=torch.int32))
-    for m, (field, name) in ((m, f) for m in state.rows for f in ragged(m).items()):
+    for m, (field, name) in ((m, f) for m in state.table_modules for f in ragged(m).items()):
         parts = [getattr(row.tokens[m], field) for row in rows]
         out[name] = torch.from_numpy(np.concatenate([p.reshape(-1) for p in parts])) if rows else torch.zeros(0)
         out[f'{name}_at'] = torch.from_numpy(np.cumsum([0] + [p.size for p in parts]).astype(np.int64))
@@ -217,7 +217,7 @@ def table_row(arrays, n, modules=('lm',)): # arrays: numpy, as from `table_array
 def load_table(state, arrays, done):
     "Put a sample table back."
     a = {k: v.numpy() for k, v in arrays.items()}
-    for n, i in enumerate(done): state.table[i] = table_row(a, n, state.rows)
+    for n, i in enumerate(done): state.table[i] = table_row(a, n, state.table_modules)
 
 # %% ../../nbs/api/statistics/05_state.ipynb #cef82a44
 def merge_into(state, part, copy_rows=True):

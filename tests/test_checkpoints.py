@@ -12,7 +12,7 @@ from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.store import files
 from mmneuron_nb.recording import recorder, local
-from mmneuron_nb.statistics.token_rows import Slots
+from mmneuron_nb.statistics.token_rows import RowFiles
 from test_faults import KW, equal
 
 
@@ -71,11 +71,11 @@ def test_checkpoints_that_cannot_be_used(tmp_path, monkeypatch, how):
 
 
 def test_tags_of_rows_that_were_lost(tmp_path):
-    a = Slots(3, 2, 'uint8', tmp_path, 'x')
+    a = RowFiles(3, 2, 'uint8', tmp_path, 'x')
     a.write(np.array([0, 1]), np.array([0, 1]), np.array([5, 6]), np.full((2, 600), 7, np.uint8))
     a.write(np.array([2]), np.array([0]), np.array([8]), np.full((1, 900), 8, np.uint8))
     a.sync()
-    again = Slots(3, 2, 'uint8', tmp_path, 'x')
+    again = RowFiles(3, 2, 'uint8', tmp_path, 'x')
     assert again.read(np.array([2]), np.array([0])).tolist() == [[8]*900 + [0]*124] and not again.stale(np.array([2]), np.array([0]), np.array([8]))[0]
     for spoilt in (None, 2**63 - 1, -5, 7*2**32 + 9):
         if spoilt is None: (tmp_path/'x.tags').unlink()
@@ -83,7 +83,7 @@ def test_tags_of_rows_that_were_lost(tmp_path):
             tags = np.memmap(tmp_path/'x.tags', np.int64, 'r+', shape=(4, 2))
             tags[-1, 0] = spoilt
             tags.flush()
-        b = Slots(3, 2, 'uint8', tmp_path, 'x')
+        b = RowFiles(3, 2, 'uint8', tmp_path, 'x')
         assert b.stale(np.array([0]), np.array([0]), np.array([5]))[0] and not b.blocks
         b.write(np.array([0]), np.array([0]), np.array([5]), np.full((1, 300), 9, np.uint8))
         b.write(np.array([1]), np.array([0]), np.array([6]), np.full((1, 700), 9, np.uint8))
@@ -114,8 +114,8 @@ def test_tags_that_deny_their_rows(tmp_path, monkeypatch, spoilt):
         if spoilt == 'many columns': tags[-6] ^= 1 << 19
         if spoilt == 'a page': tags[512:] = 0
         tags.flush()
-    array, made = Slots._array, []
-    monkeypatch.setattr(Slots, '_array', lambda self, *a: (made.append(a[0]), array(self, *a))[1])
+    array, made = RowFiles._array, []
+    monkeypatch.setattr(RowFiles, '_array', lambda self, *a: (made.append(a[0]), array(self, *a))[1])
     got = recorder.record(vlm, samples, out, **kw)
     assert len(made) < 100, 'no more files than rows ask for'
     monkeypatch.undo()

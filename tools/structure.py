@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ('errors', 'names', 'data', 'scenes', 'models', 'running', 'statistics', 'store', 'recording', 'neurons', 'intervene', 'evaluate',
-         'explain', 'views', 'dashboards', 'testing', 'training', 'commands', 'cli')
+ROOMS = ('errors', 'names', 'display', 'writing', 'data', 'scenes', 'models', 'running', 'statistics', 'store', 'recording', 'neurons', 'intervene', 'evaluate',
+         'explain', 'views', 'dashboards', 'testing', 'training', 'commands', 'arguments', 'cli')
 CLOSED = ('testing', 'training')    # rooms from which nothing is imported but by tests, benchmarks and themselves
 WIDTH = 120                         # columns of a line of code
 

@@ -41,7 +41,7 @@ class Plan:
     roles: torch.Tensor # uint8 [B, T], on the host
     count_template: bool = False # may template tokens own a maximum?
     device: object = 'cpu' # where the activations are
-    drawn: tuple = () # rows of the batch that are random samples
+    random: tuple = () # which samples of the batch are random samples
 
     def __post_init__(self):
         r, move = self.roles, lambda t: t.to(self.device, non_blocking=True)
@@ -51,8 +51,8 @@ class Plan:
         self.tokens, self.weights = onehot.sum(2), move(onehot.float()) # int64 [B, 4] on the host, float32 [B, 4, T]
         self.seen, self.pad, self.counted = move(r == VISUAL), move(r == PAD), move(words | (r == VISUAL)) # bool [B, T]
         self.block, self.text, self.words = _block(r == VISUAL), _span(text, move), _span(words, move) # words: what may own a maximum beside patches
-        at = lambda mask: [move(mask[n].nonzero()[:, 0]) for n in self.drawn]
-        self.drawn_at = [*zip(at(r == VISUAL), at(text))] # per drawn sample: where its patches and its words are
+        at = lambda mask: [move(mask[n].nonzero()[:, 0]) for n in self.random]
+        self.random_at = [*zip(at(r == VISUAL), at(text))] # per random sample: where its patches and its words are
         self.buffer, self.waits = None, torch.device(self.device).type == 'cpu' # may a layer ask the device for a number? On a GPU the answer would hold everything up
         self.role, self.kernels = move(r), gpu_kernels(str(self.device)) if torch.device(self.device).type == 'cuda' else None
 

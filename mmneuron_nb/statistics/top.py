@@ -9,7 +9,7 @@ __all__ = ['FULL', 'ROWS', 'ROOM', 'Entries', 'first_true', 'TopSamples', 'settl
 from dataclasses import dataclass
 import numpy as np
 import torch
-from .token_rows import Held, Joined, Slots, coded
+from .token_rows import StoredRows, JoinedRows, RowFiles, coded
 from .order import EMPTY, SHARES, TopN, at_shares, make_key, order_statistics, split_key
 
 # %% ../../nbs/api/statistics/04_top.ipynb #9a3e56c6
@@ -42,7 +42,7 @@ class TopSamples(TopN):
     axes = dict(top_value=('neuron', 'rank'), top_sample=('neuron', 'rank'), top_visual=('neuron', 'rank', 'order'), top_text=('neuron', 'rank', 'order'),
                 top_range=('neuron', 'rank', 'end'), top_place=('neuron', 'rank', 'one'))
 
-    def __init__(self, width, opts, device='cpu', slots=None): # slots: function that makes the `Slots` of this layer
+    def __init__(self, width, opts, device='cpu', slots=None): # slots: function that makes the `RowFiles` of this layer
         super().__init__(width, opts.top, dict(visual=opts.order, text=opts.order), device)
         self.k, self.kind, self.slots, self.rows = opts.order, opts.keep_tokens, slots, None
         if self.kind: self.columns |= dict(range=torch.zeros(width, opts.top, 4, device=device), place=torch.full((width, opts.top, 1), -1, device=device))
@@ -121,8 +121,19 @@ def _merge_top(top, other, order=None, domain=None): # order: int64, new place o
     "All entries of `other` sorted in; returns `top`."
     neuron, value, old, cols = other.entries()
     if top.kind:
-        if top.rows is not None and other.rows is not None: cols['place'], top.rows = cols['place'] + top.rows.n, Joined(top.rows, other.rows)
+        if top.rows is not None and other.rows is not None: cols['place'], top.rows = cols['place'] + top.rows.n, JoinedRows(top.rows, other.rows)
         else: top.rows = top.rows or other.rows
+    to = lambda t: t.to(top.key.device)
+    top.add(to(neuron), to(value), to(old if order is None else order.to(old.device)[old]), {c: to(t) for c, t in cols.items()})
+    return top.flush()
+
+def _take_top(top, other, order=None): # as `_merge_top`
+    "As `merge`, with the token rows of `other` copied to where those of `top` are, as if its batches had been read here."
+    neuron, value, old, cols = other.entries()
+    if top.kind and len(neuron):
+        place = cols.pop('place')
+        rows = torch.from_numpy(other.rows.read(neuron.cpu().numpy(), place[:, 0].cpu().numpy()))
+        cols |= dict(row=rows, place=torch.full_like(place, -1))
     to = lambda t: t.to(top.key.device)
     top.add(to(neuron), to(value), to(old if order is None else order.to(old.device)[old]), {c: to(t) for c, t in cols.items()})
     return top.flush()
@@ -138,7 +149,7 @@ def _load_top(top, arrays, order): # order: int64, place of each of the sample n
     top.columns = {c: arrays[f'top_{c}'].to(device, t.dtype) for c, t in top.columns.items() if c != 'place'}
     if not top.kind: return
     if 'top_place' in arrays: top.columns['place'], top.rows = arrays['top_place'].long().to(device), top.slots()
-    else: top.columns['place'], top.rows = torch.arange(top.n, device=device).expand(top.width, -1)[..., None].clone(), Held(top.n, arrays['top_row'])
+    else: top.columns['place'], top.rows = torch.arange(top.n, device=device).expand(top.width, -1)[..., None].clone(), StoredRows(top.n, arrays['top_row'])
 
 def rows_of(top, width): # -> [I, N, width] of the kind of the rows, by rank
     "The kept rows of one layer, cut or filled up to `width` tokens."
@@ -156,34 +167,34 @@ def stale_rows(top): # -> (neuron, place, order), numpy: entries whose row is no
     lost = top.rows.stale(neuron, place, order) if len(neuron) else np.zeros(0, bool)
     return neuron[lost], place[lost], order[lost]
 
-TopSamples.merge, TopSamples.arrays, TopSamples.load = _merge_top, _top_arrays, _load_top
+TopSamples.merge, TopSamples.take, TopSamples.arrays, TopSamples.load = _merge_top, _take_top, _top_arrays, _load_top
 
 # %% ../../nbs/api/statistics/04_top.ipynb #a60673ad
 class RandomSamples:
     "Maximum of each random sample, and the values that a share of its tokens exceeds (paper A, 7.3), on the host."
     name, numbered = 'random', ('random_sample',)
     axes = dict(random_max=('neuron', 'random'), random_visual=('neuron', 'random', 'share'), random_text=('neuron', 'random', 'share'))
-    def __init__(self): self.rows = {} # order -> (max [I], visual [I, S], text [I, S])
+    def __init__(self): self.values = {} # order -> (max [I], visual [I, S], text [I, S])
     def flush(self): return self
     def ready(self, part, kept): return part
 
     def reduce(self, acts):
-        at = zip(acts.plan.drawn, acts.plan.drawn_at)
+        at = zip(acts.plan.random, acts.plan.random_at)
         return {n: (acts.maximum[n], at_shares(acts.x[n, seen]), at_shares(acts.x[n, text])) for n, (seen, text) in at}
 
     def update(self, part, kept):
-        self.rows |= {int(kept.order[n]): tuple(t.cpu() for t in r) for n, r in part.items() if kept.ok[n]}
+        self.values |= {int(kept.order[n]): tuple(t.cpu() for t in r) for n, r in part.items() if kept.ok[n]}
 
     def merge(self, other, order=None, domain=None):
-        self.rows |= {o if order is None else int(order[o]): r for o, r in other.rows.items()}
+        self.values |= {o if order is None else int(order[o]): r for o, r in other.values.items()}
         return self
 
-    def prune(self, orders): self.rows = {o: self.rows[o] for o in orders if o in self.rows}
+    def prune(self, orders): self.values = {o: self.values[o] for o in orders if o in self.values}
 
     def arrays(self):
-        if not self.rows: return {}
-        return {name: torch.stack([r[k] for r in self.rows.values()], 1) for k, name in enumerate(self.axes)}
+        if not self.values: return {}
+        return {name: torch.stack([r[k] for r in self.values.values()], 1) for k, name in enumerate(self.axes)}
 
     def load(self, arrays, order):
         if 'random_max' not in arrays: return
-        for j, n in enumerate(arrays['random_sample'].tolist()): self.rows[int(order[n])] = tuple(arrays[c][:, j].contiguous() for c in self.axes)
+        for j, n in enumerate(arrays['random_sample'].tolist()): self.values[int(order[n])] = tuple(arrays[c][:, j].contiguous() for c in self.axes)

@@ -18,6 +18,7 @@ from ..scenes.drawing import SIZE, paint
 from ..scenes.people import ACTIONS
 from ..scenes.pen import COLOURS, CONCEPTS
 from ..scenes.plans import SETTINGS, WEATHER, make_plan
+from ..writing import replacing
 
 # %% ../../nbs/training/00_toolbox.ipynb #596bd500
 SEED, HELD_OUT = 1_000_003, 2_000_003 # of training and of watching it; the benchmark has other seeds
@@ -116,8 +117,7 @@ def save_state(path, model, optimizer, step):
     out = {f'model.{k}': v.contiguous() for k, v in model.state_dict().items()}
     for p, state in optimizer.state.items():
         for key in ('exp_avg', 'exp_avg_sq'): out[f'{key}.{names[id(p)]}'] = state[key]
-    save_file(out, f'{path}.part', metadata=dict(step=str(step)))
-    os.replace(f'{path}.part', path)
+    with replacing(Path(path)) as part: save_file(out, part, metadata=dict(step=str(step)))
 
 # %% ../../nbs/training/00_toolbox.ipynb #71363b88
 def load_state(path, model, optimizer): # returns the step to go on with

@@ -136,7 +136,7 @@ def scale_words(row=None, over:str='fade') -> str:
 # %% ../../nbs/api/views/05_overlays.ipynb #56b7a04b
 def _pictures(row, a:np.ndarray, size:int, over) -> str:
     "Original and overlay side by side, or a sentence that says why there is no overlay."
-    if row.image is None: return '<p class="note">The picture is not at hand: attach the samples, store.attach(vlm, samples), or give the report --model and --data.</p>'
+    if row.image is None: return '<p class="note">The picture is not at hand: attach the samples, `store.attach(vlm, samples)`, or give the report the model and the data.</p>'
     k = min(1., 2 * size / max(row.image.size))
     image = row.image if k == 1 else row.image.convert('RGB').resize([max(1, round(k * s)) for s in row.image.size])
     w, h = (round(s * size / max(image.size)) for s in image.size)

@@ -13,7 +13,8 @@ from ..errors import OptionError, check_whole, shown
 from .overlays import CARD_CSS, check_row, exemplar_card, scale_words
 from .pages import cell, page, page_path, table_html, write_page
 from ..names import TYPES, neuron_name
-from .palette import LOOK, P_COLUMNS
+from ..neurons.table import P_COLUMNS
+from .palette import LOOK
 from .static import histogram_picture, layer_picture, shares_picture
 from .by_layer import layer_shares, layer_top
 from .summaries import histogram, summary, type_counts
@@ -111,7 +112,7 @@ def write_report(
     pictures = ''.join(f'<h2 id="chart{i}">{h}</h2>{p.html(f"c{i}-")}' for i, (h, p) in enumerate(drawn))
     places = [('types', 'Types'), *((f'chart{i}', h) for i, (h, _) in enumerate(drawn)), *((t, f'{t} neurons') for t in TYPES)]
     links = ''.join(f'<li><a href="#{at}">{words}</a></li>' for at, words in places)
-    kinds = table_html(counts.frame, f'Neurons by their most likely type ({counts.where})', ('share', 'share of all'))
+    kinds = table_html(counts.frame, f'Neurons by their most likely type ({counts.where})', counts.shares)
     legend = f'<p class="soft">{escape(scale_words())}</p>' if any(exemplars.values()) else ''
     neurons = ''.join(type_html(t, table, exemplars.get(t) or [], counts, k, size) for k, t in enumerate(TYPES))
     body = (f'<h1>{escape(title)}</h1>{facts_html(facts)}<nav aria-label="Contents"><ul>{links}</ul></nav>'

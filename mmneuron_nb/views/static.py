@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
-import os, re, numpy as np
+import re, numpy as np
 from ..errors import OptionError, check_path, check_whole, shown
+from ..writing import write_atomic
 from ..names import TYPES
 from .palette import LOOK
 from .by_layer import NORMS, LayerShares, LayerTop
@@ -85,11 +86,7 @@ class Picture:
     def save(self, path, dpi:int=200) -> Path:
         "Writes .svg, .png or .pdf, whole or not at all; makes the folder; `dpi` is for PNG."
         path, dpi = check_path(path), check_whole('dpi', dpi, 10, 2400)
-        data, part = to_bytes(self.figure, path.suffix.lower(), dpi), path.with_name(path.name + '.partial')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
-        return path
+        return write_atomic(path, to_bytes(self.figure, path.suffix.lower(), dpi), folder=True)
 
 # %% ../../nbs/api/views/03_static.ipynb #4e81d2f2
 def _canvas(width:float, height:float):

@@ -5,7 +5,7 @@ from PIL import Image
 from conftest import SHOTS, Watch
 from mmneuron_nb.dashboards import HistogramDashboard, LayerDashboard
 from mmneuron_nb.names import TYPES
-from mmneuron_nb.views.palette import P_COLUMNS
+from mmneuron_nb.neurons.table import P_COLUMNS
 from mmneuron_nb.views.report import write_report
 from mmneuron_nb.views.summaries import synthetic_table
 

@@ -33,13 +33,18 @@ def open_lab(page, address):
     page.evaluate('() => window.jupyterapp.shell.collapseLeft()')
 
 
+CELLS = 'window.jupyterapp.shell.currentWidget.content.widgets.map(c => c.model).filter(m => m.type == "code")'
+
+
 def run_all(page):
     "Runs every cell; fails with the first error in the notebook."
+    page.evaluate(f'() => {CELLS}.forEach(m => m.executionCount = null)')
     command(page, 'notebook:run-all-cells')
-    error = page.evaluate('''() => { for (const c of window.jupyterapp.shell.currentWidget.content.widgets) {
-        const outs = c.model.type == 'code' ? c.model.outputs.toJSON() : [];
-        for (const o of outs) if (o.output_type == 'error') return o.ename + ': ' + o.evalue } return null }''')
-    assert error is None, f'the notebook failed: {error}'
+    error = f'{CELLS}.flatMap(m => m.outputs.toJSON()).find(o => o.output_type == "error")'
+    done = f'{CELLS}.every(m => m.executionCount !== null || !m.sharedModel.getSource().trim())'
+    page.wait_for_function(f'() => {error} || {done}', timeout=300 * SECONDS)
+    wrong = page.evaluate(f'() => {{ const o = {error}; return o ? o.ename + ": " + o.evalue : null }}')
+    assert wrong is None, f'the notebook failed: {wrong}'
 
 
 class Board:
@@ -205,7 +210,7 @@ class Gaps(Dashboard):
         z = np.array([[1., np.nan], [np.inf, self.k]])
         masked = browser_safe(np.ma.array([1., 2., 3.], mask=[0, 1, 0]))
         bars = go.Bar(x=['a', 'b', 'c'], y=masked, customdata=[2 ** 60 + self.k, 1, 2], xaxis='x2', yaxis='y2')
-        layout = dict(xaxis_domain=[0, .45], xaxis2_domain=[.55, 1], yaxis2_anchor='x2')
+        layout = dict(xaxis=dict(domain=[0, .45]), xaxis2=dict(domain=[.55, 1]), yaxis2=dict(anchor='x2'))
         return go.Figure([go.Heatmap(z=z, customdata=[[float('-inf'), 7], [8, 9]]), bars], layout)
     def controls(self): return dict(k=number_box('times', self.k, 0, 9))
 

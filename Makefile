@@ -4,11 +4,15 @@ PYTHON        ?= python3
 TORCH_INSTALL ?= torch==2.13.0
 LAB_ARGS      ?=
 N_WORKERS     ?= 2
+EXTRAS        ?= lab,dev
 
 VENV  := .venv
 PY    := $(VENV)/bin/python
-PIP   := PYTHONWARNINGS=ignore $(PY) -m pip install -q --disable-pip-version-check -c requirements.txt
+# --no-compile: Python compiles what it imports, which is a fifth of what lies in .venv
+PIP   := PYTHONWARNINGS=ignore $(PY) -m pip install -q --disable-pip-version-check --no-compile -c requirements.txt
 STAMP := $(VENV)/.stamp
+comma := ,
+DEV   := $(STAMP).$(subst $(comma),-,$(EXTRAS))
 STAGES := sync notebooks docs-check pytest
 
 .DEFAULT_GOAL := help
@@ -16,7 +20,7 @@ STAGES := sync notebooks docs-check pytest
 
 help: ## this list
 	@echo "make demo          the shipped model, its neurons, and a report in demo/report.html"
-	@echo "make lab           JupyterLab on nbs/tutorials/01_tour.ipynb (LAB_ARGS=... is passed on)"
+	@echo "make lab           JupyterLab on a copy of the tutorials in workshop/ (LAB_ARGS=... is passed on)"
 	@echo "make test          everything: sync, notebooks, docs-check, pytest"
 	@echo "make setup         .venv with everything that the other targets need"
 	@echo "make sync          notebooks clean, modules equal notebooks, README equals nbs/index.ipynb"
@@ -25,12 +29,13 @@ help: ## this list
 	@echo "make pytest        tests/ (the browser tests need Chromium)"
 	@echo "make export        write mmneuron_nb/ from nbs/, clean the notebooks"
 	@echo "make readme        write README.md from nbs/index.ipynb"
-	@echo "make clean         remove what was made; make distclean: .venv as well"
+	@echo "make clean         remove what was made, but workshop/; make distclean: .venv as well"
 	@echo
 	@echo "PYTHON=$(PYTHON)      which Python makes .venv (3.10 to 3.13)"
-	@echo "TORCH_INSTALL='$(TORCH_INSTALL)'      what pip is asked for as PyTorch. On Linux the package index's"
-	@echo "  build brings several GB of CUDA; for the CPU build add PyTorch's own index:"
-	@echo "  make demo TORCH_INSTALL=\"torch==2.13.0 --index-url <PyTorch's CPU index>\""
+	@echo "TORCH_INSTALL='$(TORCH_INSTALL)'      what pip is asked for as PyTorch. On Linux the usual build brings"
+	@echo "  several GB of CUDA; for the CPU build add the --index-url that PyTorch's page 'Get Started' shows for it."
+	@echo "EXTRAS=$(EXTRAS)      what 'make setup' installs besides; with ',kernels' also Triton (1 GB), which runs the GPU's"
+	@echo "  kernels on a CPU to test them: .ci/run does that"
 
 # -- the virtual environment: each step once, unless what it was made from changed
 $(STAMP).venv:
@@ -56,12 +61,12 @@ $(STAMP).lab: $(STAMP).run
 	@$(PIP) --no-build-isolation -e '.[lab]'
 	@touch $@
 
-$(STAMP).dev: $(STAMP).lab
+$(DEV): $(STAMP).lab
 	@echo "Installing what the tests need"
-	@$(PIP) --no-build-isolation -e '.[lab,dev]'
+	@$(PIP) --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch $@
 
-setup: $(STAMP).dev
+setup: $(DEV)
 
 # -- what people do
 demo: $(STAMP).run ## record, classify, report
@@ -69,10 +74,12 @@ demo: $(STAMP).run ## record, classify, report
 	@echo
 	@echo "Go on with 'make lab': it opens the tour in JupyterLab."
 
-lab: $(STAMP).lab ## JupyterLab on the tour
-	@$(VENV)/bin/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/tutorials/01_tour.ipynb $(LAB_ARGS)
+lab: $(STAMP).lab ## JupyterLab on a copy of the tutorials, which may be changed and saved
+	@$(PY) tools/workshop.py
+	@$(VENV)/bin/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) --ServerApp.root_dir=. \
+	    --LabApp.default_url=/lab/tree/workshop/01_tour.ipynb $(LAB_ARGS)
 
-test: $(STAMP).dev system ## every stage, also after one has failed; the last line counts
+test: $(DEV) system ## every stage, also after one has failed; the last line counts
 	@$(PY) tools/stages.py $(STAGES)
 
 # -- the stages of the tests: no network, no history of the user's, one thread per worker
@@ -82,27 +89,27 @@ $(STAGES): export MPLCONFIGDIR = $(CURDIR)/$(VENV)/matplotlib
 $(STAGES): export IPYTHONDIR = $(CURDIR)/$(VENV)/ipython
 $(STAGES): export JUPYTER_PLATFORM_DIRS = 1
 
-sync: $(STAMP).dev
+sync: $(DEV)
 	@$(PY) tools/hygiene.py
 
-notebooks: $(STAMP).dev
+notebooks: $(DEV)
 	@$(PY) tools/notebooks.py --workers $(N_WORKERS)
 
-docs-check: $(STAMP).dev
+docs-check: $(DEV)
 	@$(PY) tools/docs.py
 
-pytest: $(STAMP).dev
+pytest: $(DEV)
 	@BROWSER_PATH="$${BROWSER_PATH:-$$(sh tools/system.sh --which)}" $(PY) -m pytest tests -q -n $(N_WORKERS) --dist loadfile --durations=5
 
 system:
 	@sh tools/system.sh
 
 # -- what is made from notebooks
-export: $(STAMP).dev
+export: $(DEV)
 	@$(VENV)/bin/nbdev_export
 	@$(VENV)/bin/nbdev_clean
 
-readme: $(STAMP).dev
+readme: $(DEV)
 	@$(PY) tools/readme.py
 
 clean:

@@ -15,7 +15,8 @@ import xarray as xr
 
 from mmneuron_nb.models.sites import Site
 from mmneuron_nb.neurons import modality_types
-from mmneuron_nb.store.files import make_manifest, write_group, write_seals
+from mmneuron_nb.store.arrays import write_group
+from mmneuron_nb.store.files import make_manifest, write_seals
 from mmneuron_nb.store.storage import sizes
 from mmneuron_nb.statistics.state import ModuleState, Options
 from mmneuron_nb.statistics.order import SHARES

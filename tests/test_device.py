@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 if not torch.cuda.is_available(): os.environ['TRITON_INTERPRET'] = '1' # before Triton is imported
+NO_TRITON = 'Triton is missing: make test EXTRAS=lab,dev,kernels installs it'
 
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
@@ -67,6 +68,7 @@ def equal(got, want, near=()): # near: sums of floats, which a kernel adds in an
 
 @pytest.fixture
 def with_kernels(monkeypatch):
+    pytest.importorskip('triton', reason=NO_TRITON)
     from mmneuron_nb.statistics import kernels
     made, calls = Plan.__post_init__, []
     def plan(self):
@@ -89,6 +91,7 @@ def test_kernels_record_the_same(with_kernels, monkeypatch, options):
 
 
 def test_kernels_that_cannot_be_built(monkeypatch):
+    pytest.importorskip('triton', reason=NO_TRITON)
     from mmneuron_nb.statistics import kernels, order
     def fail(device): raise RuntimeError('no C compiler')
     monkeypatch.setattr(kernels, 'tried', fail)
@@ -103,12 +106,12 @@ class Stream:
 @pytest.fixture
 def one_late(monkeypatch):
     "Batches are added as on a GPU: each after the next one was begun."
-    init, log = recorder.Commits.__init__, []
+    init, log = local.Commits.__init__, []
     def late(self, *a, **k):
         init(self, *a, **k)
         self.stream = Stream()
     begin, count = local.begin_batch, local.count
-    monkeypatch.setattr(recorder.Commits, '__init__', late)
+    monkeypatch.setattr(local.Commits, '__init__', late)
     monkeypatch.setattr(torch.cuda, 'stream', lambda s: contextlib.nullcontext())
     monkeypatch.setattr(local, 'begin_batch', lambda *a: (log.append('begin'), begin(*a))[1])
     monkeypatch.setattr(local, 'count', lambda *a: (log.append('add'), count(*a))[1])

@@ -11,7 +11,7 @@ from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.neurons import modality_types
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.statistics.base import ActiveCounts, Acts, Kept, Moments, RoleMaximum, Statistic
+from mmneuron_nb.statistics.base import ActiveCounts, Acts, Counted, Moments, RoleMaximum, Statistic
 from mmneuron_nb.statistics.order import Plan, TopN, make_key, split_key
 
 few = [0., -0., 1., -1., 1.5, 1e-45, -1e-45, 3e38, -3e38]  # few values: many ties
@@ -79,7 +79,7 @@ def test_statistics_are_one_pass_in_any_order_and_any_split(kind, data):
         stat = kind().fresh(width, 2)
         for k in range(0, len(rows), size):
             r = rows[k:k + size]
-            kept = Kept(torch.ones(len(r), dtype=torch.bool), torch.tensor(r), domain[r])
+            kept = Counted(torch.ones(len(r), dtype=torch.bool), torch.tensor(r), domain[r])
             stat.update(stat.ready(stat.reduce(Acts(x[r], Plan(roles[r]), x[r].amax(1))), kept), kept)
         return stat
     same = lambda a, b: a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

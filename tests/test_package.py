@@ -20,8 +20,8 @@ def call(cmd, **kw):
 def tree(tmp_path_factory):
     "The committed tree, without what lies about in this one (build/ would leak into the wheel)."
     out = tmp_path_factory.mktemp('tree')
-    names = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, check=True).stdout.decode().split('\0')
-    for n in filter(None, names):
+    git = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, check=True)
+    for n in filter(None, git.stdout.decode().split('\0')):
         src, dst = ROOT/n, out/n
         if not os.path.lexists(src): continue                    # deleted, not committed yet
         dst.parent.mkdir(parents=True, exist_ok=True)
@@ -54,22 +54,33 @@ def test_the_wheel_holds_package_and_data_and_nothing_else(tree, wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     data = {p.relative_to(tree/'data') for p in (tree/'data').rglob('*') if p.is_file()}
     for p in data: assert f'mmneuron_nb/assets/{p.as_posix()}' in names, f'data/{p} is not in the wheel'
-    assert not [n for n in names if n.endswith(('.ipynb', '.pyc')) or n.split('/')[0] not in ('mmneuron_nb', *{n.split('/')[0] for n in names if '.dist-info' in n})]
+    info = {n.split('/')[0] for n in names if '.dist-info' in n}
+    assert not [n for n in names if n.endswith(('.ipynb', '.pyc')) or n.split('/')[0] not in ('mmneuron_nb', *info)]
     modules = {p.relative_to(tree).as_posix() for p in (tree/'mmneuron_nb').rglob('*.py') if 'assets' not in p.parts}
     assert modules <= names
     assert not any('/assets/../' in n for n in names)
 
 def test_data_has_the_same_bytes(tree, elsewhere):
     for p in (tree/'data').rglob('*'):
-        if p.is_file(): assert (elsewhere/'mmneuron_nb/assets'/p.relative_to(tree/'data')).read_bytes() == p.read_bytes()
+        if not p.is_file(): continue
+        assert (elsewhere/'mmneuron_nb/assets'/p.relative_to(tree/'data')).read_bytes() == p.read_bytes()
     assert not (elsewhere/'mmneuron_nb/assets').is_symlink()
 
 def test_metadata_and_command(elsewhere, tmp_path):
-    out = python(elsewhere, "from importlib.metadata import distribution as d; m = d('mmneuron_nb'); print(m.metadata['License-Expression'] or "
-                            "m.metadata['License'], m.version, *[e.value for e in m.entry_points]); print(*m.requires)", tmp_path)
+    out = python(elsewhere, """
+from importlib.metadata import distribution
+m = distribution('mmneuron_nb')
+print(m.metadata['License-Expression'] or m.metadata['License'], m.version, *[e.value for e in m.entry_points])
+print(*m.requires)
+""", tmp_path)
     assert 'Apache-2.0' in out and 'mmneuron_nb.cli:main' in out and 'torch>=2.6' in out
     assert 'nbdev' not in out.split('\n')[1].split('extra ==')[0], 'nbdev is for development only'
     assert list(elsewhere.glob('*.dist-info/**/LICENSE'))
+
+def test_the_command_reads_its_help_from_the_installed_source(elsewhere, tmp_path):
+    code = "import sys; from mmneuron_nb.cli import main; sys.exit(main(['record', '--help']))"
+    out = python(elsewhere, code, tmp_path)
+    assert '--top TOP' in out and 'samples of largest maximum kept per neuron' in ' '.join(out.split())
 
 def test_the_installed_package_is_the_one_that_runs(elsewhere, tmp_path):
     out = python(elsewhere, 'import mmneuron_nb; print(mmneuron_nb.__file__)', tmp_path)

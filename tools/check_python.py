@@ -6,7 +6,8 @@ FIRST, LAST = (3, 10), (3, 13)
 def problem(version, has_venv=True):
     "One sentence with the remedy, or '' if all is well."
     if not FIRST <= tuple(version[:2]) <= LAST:
-        return ('mmneuron_nb runs on Python %d.%d to %d.%d, this is %d.%d: name another one with `make PYTHON=python3.12 ...`.'
+        return ('mmneuron_nb runs on Python %d.%d to %d.%d, this is %d.%d: '
+                'name another one with `make PYTHON=python3.12 ...`.'
                 % (FIRST + LAST + tuple(version[:2])))
     if not has_venv:
         return ('Python %d.%d has no `venv` here: `apt-get install python3-venv` (with sudo if need be) brings it, '

@@ -1,8 +1,9 @@
 """Build the documentation pages without Quarto and check them: `python tools/docs.py`.
 
-nbdev processes the notebooks (front matter, signatures, links between names) into _proc; each is stripped to a valid notebook,
-and pandoc, which is what Quarto runs as well, makes a page of it in _docs. Complaints: whatever nbdev or pandoc warns about, links and
-anchors that lead nowhere, pictures without words, anything that a page would load from outside. Links to other sites are only counted.
+nbdev processes the notebooks (front matter, signatures, links between names) into _proc; each is stripped to a valid
+notebook, and pandoc, which is what Quarto runs as well, makes a page of it in _docs. Complaints: whatever nbdev or
+pandoc warns about, links and anchors that lead nowhere, pictures without words, anything that a page would load from
+outside. Links to other sites are only counted.
 """
 import base64
 import json
@@ -23,7 +24,12 @@ import yaml
 from hygiene import STATIC, text
 
 ROOT = Path(__file__).resolve().parents[1]
-PROC = """if __name__ == '__main__':
+PROC = """import sys
+from importlib.util import find_spec
+from unittest.mock import MagicMock
+if find_spec('triton') is None:     # the page of its kernels needs no Triton
+    sys.modules |= {'triton': MagicMock(), 'triton.language': MagicMock()}
+if __name__ == '__main__':
     from nbdev.serve import proc_nbs
     proc_nbs(n_workers=2, force=True)"""
 
@@ -32,11 +38,16 @@ def process(root=ROOT):
     (root/'_proc').mkdir(exist_ok=True)
     script = root/'_proc.py'                                     # workers are spawned, so it has to be a file
     script.write_text(PROC)
-    try: p = subprocess.run([sys.executable, script], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                            env={**os.environ, 'PYTHONPATH': str(root)})
+    env = {**os.environ, 'PYTHONPATH': str(root)}
+    try:
+        p = subprocess.run([sys.executable, script], cwd=root, env=env, capture_output=True, text=True,
+                           stdin=subprocess.DEVNULL)
     finally: script.unlink()
-    if p.returncode: return ['nbdev: ' + '\n'.join([*re.findall(r'^\w+Error: .*', p.stderr, re.M)[:1], p.stderr[p.stderr.rfind('\nException: ') + 1:].strip()])]
-    return [f'nbdev: {m.strip()}' for m in re.findall(r'nbdev.\w+\.py:\d+: \w*Warning: (.*?)(?=\n\s+warn\(|\Z)', p.stderr, re.S)]
+    if p.returncode:
+        last = p.stderr[p.stderr.rfind('\nException: ') + 1:].strip()
+        return ['nbdev: ' + '\n'.join([*re.findall(r'^\w+Error: .*', p.stderr, re.M)[:1], last])]
+    warned = re.findall(r'nbdev.\w+\.py:\d+: \w*Warning: (.*?)(?=\n\s+warn\(|\Z)', p.stderr, re.S)
+    return [f'nbdev: {m.strip()}' for m in warned]
 
 def front(raw):
     "The keys of a front matter."
@@ -48,9 +59,10 @@ def markdown(src): return nbformat.v4.new_markdown_cell(text(src))
 def static(outputs):
     "The outputs that a page can show, as pandoc wants them."
     for o in outputs:
-        if o['output_type'] == 'stream' and o.get('name') != 'stderr': yield nbformat.v4.new_output('stream', name='stdout', text=text(o['text']))
+        if o['output_type'] == 'stream' and o.get('name') != 'stderr':
+            yield nbformat.v4.new_output('stream', name='stdout', text=text(o['text']))
         data = {m: text(v) for m, v in o.get('data', {}).items() if m in STATIC}
-        for mime in [m for m in data if m.startswith('image/')]:      # as a picture of its own, with words for those who do not see it
+        for mime in [m for m in data if m.startswith('image/')]:      # as a picture with words
             pic, words = data.pop(mime), data.get('text/plain', 'figure').strip().strip('<>')
             src = base64.b64encode(pic.encode()).decode() if mime == 'image/svg+xml' else pic.replace('\n', '')
             data['text/html'] = f'<img alt="{escape(words)}" src="data:{mime};base64,{src}">'
@@ -66,7 +78,9 @@ def strip(nb):
         if kind != 'code': continue
         flags = {re.sub(r'\s', '', m) for m in re.findall(r'^#\|(.*)$', src, re.M)}
         code = '\n'.join(line for line in src.splitlines() if not line.startswith('#|')).strip()
-        if 'output:asis' in flags: cells += [markdown(o['data']['text/markdown']) for o in c['outputs'] if 'text/markdown' in o.get('data', {})]
+        if 'output:asis' in flags:
+            told = [o['data'] for o in c['outputs'] if 'text/markdown' in o.get('data', {})]
+            cells += [markdown(d['text/markdown']) for d in told]
         elif 'include:false' not in flags:
             outs, code = list(static(c.get('outputs', []))), '' if 'echo:false' in flags else code
             if code or outs: cells.append(nbformat.v4.new_code_cell(code, outputs=outs))
@@ -100,7 +114,7 @@ class Page(HTMLParser):
         if tag == 'link' and a.get('href'): self.loads.append(a['href'])
 
 def check(docs, pages):
-    "Complaints about links and resources of the pages `{path: notebook path}` under `docs`; and how many links go elsewhere."
+    "Complaints about links and resources of `pages`, `{path: notebook path}`; and how many links go elsewhere."
     html = {p: Page((docs/p).read_text(encoding='utf-8')) for p in pages}
     by_nb, bad, away = {str(nb): p for p, nb in pages.items()}, [], 0
     for p, h in html.items():
@@ -113,7 +127,8 @@ def check(docs, pages):
             to = by_nb.get(to, to)
             if to == '.': to = 'index.html'
             if to not in html and not (docs/to).is_file(): bad.append(f'{pages[p]}: the link {url} leads nowhere')
-            elif u.fragment and to in html and unquote(u.fragment) not in html[to].ids: bad.append(f'{pages[p]}: no such place: {url}')
+            elif u.fragment and to in html and unquote(u.fragment) not in html[to].ids:
+                bad.append(f'{pages[p]}: no such place: {url}')
         for url in h.loads:
             if urlsplit(url).scheme or url.startswith('//'): bad.append(f'{pages[p]}: loads {url} from outside')
             elif not (docs/os.path.dirname(p)/unquote(url)).is_file(): bad.append(f'{pages[p]}: {url} is missing')
@@ -143,7 +158,8 @@ def main(root=ROOT):
         clean.unlink()
         pages[str(dst.relative_to(docs))] = rel
     wrong, away = check(docs, pages)
-    print('\n'.join(f'FAILED {b}' for b in bad + wrong) or 'ok     no warnings, all links resolve, nothing is loaded from outside')
+    fine = 'ok     no warnings, all links resolve, nothing is loaded from outside'
+    print('\n'.join(f'FAILED {b}' for b in bad + wrong) or fine)
     print(f'{away} links to other sites not checked')
     named = {str(rel) for rel in pages.values() if any(str(rel) in b for b in bad + wrong)}
     print(f'{len(pages) - len(named)} passed, {max(len(named), int(bool(bad + wrong)))} failed')

@@ -2,13 +2,16 @@
 
 For each Python 3.10 to 3.13, in a virtual environment of it:
 
-    pip install --dry-run --ignore-installed --report py310.json -r wanted.txt     # wanted.txt: see `python tools/lock.py --wanted`
+    pip install --dry-run --ignore-installed --report py310.json -r wanted.txt
+
+(wanted.txt is what `python tools/lock.py --wanted` prints)
 
 then, here:
 
     python tools/lock.py py310.json py311.json py312.json py313.json > requirements.txt
 
-PyTorch and what belongs to it (CUDA, Triton) stay out: which build of PyTorch is wanted depends on the machine (`make help`).
+PyTorch and what belongs to it (CUDA, Triton) stay out: which build is wanted depends on the
+machine (`make help`).
 """
 import json
 import re
@@ -18,7 +21,7 @@ from configparser import ConfigParser
 OUT = re.compile(r'^(torch|torchvision|triton|nvidia-.*|cuda-.*)$')
 TOOLS = ['pip', 'setuptools', 'wheel']
 HEAD = """# Exact versions, as constraints: `pip install -c requirements.txt -e .`
-# Written by tools/lock.py from pip's resolution on Python 3.10 to 3.13; what the project itself asks for is in settings.ini.
+# Written by tools/lock.py from pip's resolution on Python 3.10 to 3.13; settings.ini has what the project asks for.
 # PyTorch is not here: its build depends on the machine, see TORCH_INSTALL in the Makefile.
 """
 

@@ -16,14 +16,15 @@ NOTE = '<!-- Written by tools/readme.py from nbs/index.ipynb: change that notebo
 def text(x): return ''.join(x) if isinstance(x, list) else x
 
 def links(md, repo):
-    "On the site, links to other notebooks are relative and links to files of the repository are full; here both start at the top level."
+    "Links from the top level; on the site they are relative to notebooks, and full to files of the repository."
     return re.sub(r'\]\((?!\w+:|#|/)([^)\s]+)\)', r'](nbs/\1)', md).replace(f']({repo}/', '](')
 
 def source(cell):
     "The code of a cell without directives, or '' where the page hides it."
     src = text(cell['source'])
     flags = [line.split('|', 1)[1].strip() for line in src.splitlines() if re.match(r'#\s*\|', line)]
-    if any(f.split()[0] in ('hide', 'default_exp', 'hide_input', 'exporti') or f.replace(' ', '') == 'echo:false' for f in flags if f): return ''
+    hide = ('hide', 'default_exp', 'hide_input', 'exporti')
+    if any(f.split()[0] in hide or f.replace(' ', '') == 'echo:false' for f in flags if f): return ''
     return '\n'.join(line for line in src.splitlines() if not re.match(r'#\s*\|', line)).strip('\n')
 
 def hidden(cell):
@@ -38,7 +39,8 @@ def output(out, pics):
         if mime not in data: continue
         name = f'nbs/images/readme-{len(pics) + 1}.{ext}'
         pics[name] = text(data[mime]).encode() if ext == 'svg' else base64.b64decode(text(data[mime]))
-        alt = text(data.get('text/plain', 'figure')).strip().splitlines()[0].strip('<>').replace('[', '').replace(']', '')
+        words = text(data.get('text/plain', 'figure')).strip().splitlines()[0].strip('<>')
+        alt = words.replace('[', '').replace(']', '')
         return f'![{alt}]({name})'
     if 'text/markdown' in data: return text(data['text/markdown']).strip()
     return fence(text(data['text/plain'])) if 'text/plain' in data else ''

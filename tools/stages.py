@@ -40,7 +40,8 @@ def main(stages, make=('make', '--no-print-directory')):
         if rc and not bad: bad = 1                                  # it broke before it could count
         rows.append((s, rc, ok, bad, skip, time.time() - t))
     print(f"\n{'stage':<12}{'result':<8}{'passed':>7}{'failed':>7}{'skipped':>8}{'seconds':>9}")
-    for s, rc, ok, bad, skip, sec in rows: print(f"{s:<12}{'FAILED' if rc else 'ok':<8}{ok:>7}{bad:>7}{skip:>8}{sec:>9.1f}")
+    for s, rc, ok, bad, skip, sec in rows:
+        print(f"{s:<12}{'FAILED' if rc else 'ok':<8}{ok:>7}{bad:>7}{skip:>8}{sec:>9.1f}")
     print(f"{'all':<49}{time.time() - start:>11.1f}")
     print(f'{sum(r[2] for r in rows)} passed, {sum(r[3] for r in rows)} failed', flush=True)
     return int(any(r[1] for r in rows))

@@ -13,41 +13,49 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import ExtraMissing, SampleError
+from ..errors import ExtraMissing, SampleError, extra
 from .samples import TURNS, Sample, SceneObject, open_image, orientation
 from .images import ImageFolder
 from .rows import field, find_file, grouped, read_json, read_lines, some_text, text, texts, whole_number
 from .reading import DESCRIBE, Reader, checked_sample
 
 # %% ../../nbs/api/data/04_coco.ipynb #6ec685ad
-def _points(polygon, h, w): # [x, y, x, y, ...] in or near the image
+def _check_polygon(polygon, h, w): # [x, y, x, y, ...] in or near an image of h x w pixels
     ok = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
     if not ok or not all(type(v) in (int, float) and abs(v) <= 2*max(h, w) for v in polygon):
         raise SampleError('a polygon of an object is broken:', str(polygon)[:60])
 
-def check_segmentation(seg, h, w): # of an image of h x w pixels
+# %% ../../nbs/api/data/04_coco.ipynb #1f590a59
+def check_segmentation(seg, # as COCO has it
+                       h, w): # size of the image, pixels
     "Refuse what is neither polygons nor run lengths of this image: `SampleError`."
-    if isinstance(seg, list) and seg: return [_points(p, h, w) for p in seg] and None
+    if isinstance(seg, list) and seg:
+        for polygon in seg: _check_polygon(polygon, h, w)
+        return
     counts = seg.get('counts') if isinstance(seg, dict) and seg.get('size') == [h, w] else None
     if isinstance(counts, str) and counts.isascii() and counts: return
     if isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts) and sum(counts) == h*w: return
     raise SampleError('the mask of an object is broken:', f'{str(seg)[:60]} for {h} rows and {w} columns')
 
-def decode_mask(seg, h, w): # checked by `check_segmentation`; returns bool [h, w]
-    "The pixels of polygons or run lengths, by pycocotools; `ExtraMissing` without it."
+# %% ../../nbs/api/data/04_coco.ipynb #d6db9a84
+def decode_mask(seg, # checked by `check_segmentation`
+                h, w): # size of the image, pixels
+    "The pixels of polygons or run lengths, bool [h, w]; `ExtraMissing` without pycocotools, `SampleError` if broken."
     try: from pycocotools import mask as tool
-    except ImportError as err:
-        raise ExtraMissing("COCO's masks are decoded by pycocotools;", "pip install 'mmneuron_nb[data]' brings it.") from err
+    except ImportError as err: raise ExtraMissing("COCO's masks are decoded by pycocotools:", extra('data')) from err
     if isinstance(seg, list): runs = tool.merge(tool.frPyObjects(seg, h, w))
     elif isinstance(seg['counts'], list): runs = tool.frPyObjects(seg, h, w)
     else: runs = dict(size=[h, w], counts=seg['counts'].encode())
     try: mask = tool.decode(runs)
     except ValueError as err: raise SampleError('the mask of an object is broken:', str(err)) from err
-    if mask.max(initial=0) > 1 or mask.sum() != tool.area(runs): raise SampleError('the mask of an object is broken:', 'too few runs')
+    if mask.max(initial=0) > 1 or mask.sum() != tool.area(runs): # it decodes too few runs without a word
+        raise SampleError('the mask of an object is broken:', 'too few runs')
     return mask.astype(bool)
 
 # %% ../../nbs/api/data/04_coco.ipynb #4dd1ecf8
-def turned_box(box, n, w, h): # x0, y0, x1, y1; EXIF orientation; stored size
+def turned_box(box, # x0, y0, x1, y1
+               n, # EXIF orientation
+               w, h): # stored size, pixels
     "The box in the pixels of the upright image."
     x0, y0, x1, y1 = box
     if n >= 5: x0, y0, x1, y1, w, h = y0, x0, y1, x1, h, w
@@ -55,6 +63,7 @@ def turned_box(box, n, w, h): # x0, y0, x1, y1; EXIF orientation; stored size
     if n in (3, 4, 7, 8): y0, y1 = h - y1, h - y0
     return x0, y0, x1, y1
 
+# %% ../../nbs/api/data/04_coco.ipynb #d0806042
 class CocoObject(SceneObject):
     "A `SceneObject` whose mask is kept as `(segmentation, height, width, orientation)` and decoded at each use."
     @property
@@ -62,7 +71,8 @@ class CocoObject(SceneObject):
         if isinstance(self._mask, np.ndarray): return self._mask
         *outline, n = self._mask
         mask = decode_mask(*outline)
-        return mask if n == 1 else np.asarray(Image.fromarray(mask.astype(np.uint8)).transpose(TURNS[n])).astype(bool)
+        if n == 1: return mask
+        return np.asarray(Image.fromarray(mask.astype(np.uint8)).transpose(TURNS[n])).astype(bool)
 
     @mask.setter
     def mask(self, value): self._mask = value
@@ -70,7 +80,10 @@ class CocoObject(SceneObject):
     def __repr__(self): return f'CocoObject({self.concept}, {self.super_category}, box={self.box})'
 
 # %% ../../nbs/api/data/04_coco.ipynb #3448b8d0
-def _coco_object(ann, kind, w, h, n): # rows of annotations and categories, stored size, orientation
+def _coco_object(ann, kind, # rows of the annotations and of the categories
+                 w, h, # stored size, pixels
+                 n): # EXIF orientation
+    "A `CocoObject`; `SampleError` if its annotation is broken."
     x, y, bw, bh = (float(v) for v in field(ann, 'bbox'))
     seg = field(ann, 'segmentation')
     check_segmentation(seg, h, w)
@@ -84,11 +97,13 @@ class CocoObjects:
     """The outlined objects of COCO's `instances_*.json`; called with an image's id and file, a list of `CocoObject`.
 
     Format: `{"images": [{"id": 1, "file_name": "000000000001.jpg", "width": 64, "height": 48}],
-    "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}], "annotations": [{"id": 9, "image_id": 1, "category_id": 18,
-    "bbox": [x, y, w, h], "segmentation": [[x, y, x, y, ...]], "iscrowd": 0}]}`, in pixels, not rounded."""
+    "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
+    "annotations": [{"id": 9, "image_id": 1, "category_id": 18, "bbox": [x, y, w, h],
+    "segmentation": [[x, y, x, y, ...]], "iscrowd": 0}]}`, in pixels, not rounded."""
     def __init__(self, path, # the file, or the folder that holds it
                  notes): # list, to which remarks are added
-        images, anns, cats = read_json(find_file(path, 'instances_*.json'), notes, 'images', 'annotations', 'categories')
+        file = find_file(path, 'instances_*.json')
+        images, anns, cats = read_json(file, notes, 'images', 'annotations', 'categories')
         self.images, self.anns = images, grouped(anns, 'image_id', notes)
         self.info, self.kinds = grouped(images, 'id', notes), grouped(cats, 'id', notes)
 
@@ -99,11 +114,13 @@ class CocoObjects:
         try:
             with open_image(Sample(image_id, file, '')) as im: stored, n = im.size, orientation(im)
         except SampleError as err: raise SampleError('the image cannot be opened:', str(err)) from err
-        if stored != size: raise SampleError('the image has another size than its annotations:', f'{stored} instead of {size}')
+        if stored != size:
+            raise SampleError('the image has another size than its annotations:', f'{stored} instead of {size}')
         return [_coco_object(a, self.kinds[field(a, 'category_id')][0], *size, n) for a in self.anns.get(image_id, ())]
 
 # %% ../../nbs/api/data/04_coco.ipynb #b66a179d
-_FOLDERS = ('', 'images/', 'train2017/', 'val2017/', 'train2014/', 'val2014/', 'test2017/', 'test2015/', 'coco/train2017/')
+_FOLDERS = ('', 'images/', 'train2017/', 'val2017/', 'train2014/', 'val2014/', 'test2017/', 'test2015/',
+            'coco/train2017/')
 
 def _by_name(name): return [f + name for f in _FOLDERS] if isinstance(name, str) else [name]
 
@@ -111,6 +128,7 @@ def _by_id(image_id, splits): # 42, ['val2014']
     plain = f'{image_id:012d}.jpg'
     return [f for name in (*(f'COCO_{s}_{plain}' for s in splits), plain) for f in _by_name(name)]
 
+# %% ../../nbs/api/data/04_coco.ipynb #cb1f5bed
 def _objects(instances, notes): # a function (image_id, file) -> list of objects
     return CocoObjects(instances, notes) if instances is not None else lambda image_id, file: []
 
@@ -123,15 +141,19 @@ def coco_captions(path, # captions_*.json, or the folder that holds one
     """COCO's pictures with captions (Chen et al. 2015, arXiv:1504.00325).
 
     One sample per image; the first caption is the answer, all are in `meta['captions']`.
-    Format: `{"images": [{"id": 1, "file_name": "000000000001.jpg"}], "annotations": [{"id": 7, "image_id": 1, "caption": "A dog."}]}`."""
+    Format: `{"images": [{"id": 1, "file_name": "000000000001.jpg"}],
+    "annotations": [{"id": 7, "image_id": 1, "caption": "A dog."}]}`."""
     path, notes = find_file(path, 'captions_*.json'), []
     rows, anns = read_json(path, notes, 'images', 'annotations')
-    find, anns, objects = ImageFolder.beside(path, images), grouped(anns, 'image_id', notes), _objects(instances, notes)
+    anns = grouped(anns, 'image_id', notes)
+    find, objects = ImageFolder.beside(path, images), _objects(instances, notes)
+
     def make(row, n):
         i, file = whole_number(field(row, 'id'), 'image id'), find(*_by_name(field(row, 'file_name')))
         captions = texts([field(a, 'caption') for a in anns.get(i, ())], 'caption')
         meta = dict(image_id=i, captions=captions)
         return checked_sample('coco', i, file, prompt, next(iter(captions), None), 'common', objects(i, file), **meta)
+
     return Reader('coco_captions', rows, make, notes, **checks)
 
 # %% ../../nbs/api/data/04_coco.ipynb #0c90f422
@@ -144,9 +166,11 @@ def coco_instances(path, # instances_*.json, or the folder that holds one
     One sample per image, without an answer. Format: see `CocoObjects`."""
     path, notes = find_file(path, 'instances_*.json'), []
     objects, find = CocoObjects(path, notes), ImageFolder.beside(path, images)
+
     def make(row, n):
         i, file = whole_number(field(row, 'id'), 'image id'), find(*_by_name(field(row, 'file_name')))
         return checked_sample('coco', i, file, prompt, None, 'common', objects(i, file), image_id=i)
+
     return Reader('coco_instances', objects.images, make, notes, **checks)
 
 # %% ../../nbs/api/data/04_coco.ipynb #d228be99
@@ -164,23 +188,38 @@ def cocoqa(path, # folder with questions.txt, answers.txt, img_ids.txt and types
     path, notes = Path(path), []
     columns = [read_lines(path/f'{name}.txt', notes) for name in ('questions', 'answers', 'img_ids', 'types')]
     lengths = [len(c) for c in columns]
-    if len(set(lengths)) > 1: raise SampleError(f'The files of {str(path)!r} have {lengths} lines:', 'they have to be equally long.')
+    if len(set(lengths)) > 1:
+        raise SampleError(f'The files of {str(path)!r} have {lengths} lines:', 'they have to be equally long.')
     find, objects = ImageFolder.beside(path, images), _objects(instances, notes)
+
     def make(row, n):
         question, answer, image_id, kind = row
         i, kind = whole_number(image_id, 'image id'), whole_number(kind, 'type')
-        file = find(*_by_id(i, ('train2014', 'val2014')))
-        name = f'cocoqa-{path.name}'
-        return checked_sample(name, n, file, question, answer, 'common', objects(i, file), image_id=i, type=_KINDS[kind])
+        file, meta = find(*_by_id(i, ('train2014', 'val2014'))), dict(image_id=i, type=_KINDS[kind])
+        return checked_sample(f'cocoqa-{path.name}', n, file, question, answer, 'common', objects(i, file), **meta)
+
     return Reader('cocoqa', list(zip(*columns)), make, notes, **checks)
 
 # %% ../../nbs/api/data/04_coco.ipynb #d7c0e1d2
-def _answers(anns, qid): # of one question: the answer, and what else is known
+def _answers(anns, # {question id: [rows]}, or None
+             qid): # question id
+    "The answer of a question, and what else is known; `SampleError` if it has no annotation."
     if anns is None: return None, {}
     if qid not in anns: raise SampleError('the question has no annotation:', repr(qid))
     ann = anns[qid][0]
+    kinds = {k: ann[k] for k in ('question_type', 'answer_type') if k in ann}
     ten = texts([field(a, 'answer') for a in ann.get('answers', ())], 'answer')
-    return ann.get('multiple_choice_answer'), dict({k: ann[k] for k in ('question_type', 'answer_type') if k in ann}, answers=ten)
+    return ann.get('multiple_choice_answer'), dict(kinds, answers=ten)
+
+# %% ../../nbs/api/data/04_coco.ipynb #6c413b88
+def _vqa_annotations(path, # file of the questions
+                     annotations, # file, or None for the one beside, if there is one
+                     notes): # list, to which remarks are added
+    "{question id: [rows]}, or None where there are none."
+    beside = path.with_name(path.name.replace('OpenEnded_', '').replace('questions', 'annotations'))
+    if annotations is None and beside != path and beside.is_file(): annotations = beside
+    if annotations is not None: return grouped(read_json(annotations, notes, 'annotations'), 'question_id', notes)
+    notes.append('no annotations: the questions have no answers')
 
 # %% ../../nbs/api/data/04_coco.ipynb #81851fa2
 def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
@@ -196,17 +235,25 @@ def vqav2(path, # v2_OpenEnded_*_questions.json, or the folder that holds one
     "question_type": "what is", "answer_type": "other"}]}`."""
     path, notes = find_file(path, '*questions*.json'), []
     rows = read_json(path, notes, 'questions')
-    beside = path.with_name(path.name.replace('OpenEnded_', '').replace('questions', 'annotations'))
-    if annotations is None and beside != path and beside.is_file(): annotations = beside
-    anns = grouped(read_json(annotations, notes, 'annotations'), 'question_id', notes) if annotations is not None else None
-    if anns is None: notes.append('no annotations: the questions have no answers')
+    anns = _vqa_annotations(path, annotations, notes)
     splits = re.findall('train2014|val2014|test2015', path.name.replace('test-dev', 'test')) or ['train2014', 'val2014']
     find, objects = ImageFolder.beside(path, images), _objects(instances, notes)
+
     def make(row, n):
         qid, i = field(row, 'question_id'), whole_number(field(row, 'image_id'), 'image id')
         (answer, meta), file = _answers(anns, qid), find(*_by_id(i, splits))
-        return checked_sample('vqav2', qid, file, field(row, 'question'), answer, 'common', objects(i, file), image_id=i, **meta)
+        asked, inside = field(row, 'question'), objects(i, file)
+        return checked_sample('vqav2', qid, file, asked, answer, 'common', inside, image_id=i, **meta)
+
     return Reader('vqav2', rows, make, notes, **checks)
+
+# %% ../../nbs/api/data/04_coco.ipynb #b2f3e66d
+def _first_turns(turns): # of a conversation; returns (question, answer)
+    who = [field(turn, 'from') for turn in turns[:2]]
+    if who != ['human', 'gpt']:
+        raise SampleError('the conversation is not a question of a human and its answer:', str(who)[:60])
+    said, answer = (text(field(turn, 'value'), 'text') for turn in turns[:2])
+    return re.sub(r'\s*<image>\s*', '\n', said), answer
 
 # %% ../../nbs/api/data/04_coco.ipynb #29573f1a
 def llava_instruct(path, # detail_23k.json or another file of the kind, or the folder that holds one
@@ -215,17 +262,18 @@ def llava_instruct(path, # detail_23k.json or another file of the kind, or the f
                    **checks): # see `Checks`
     """LLaVA-Instruct: talks about COCO's pictures (Liu et al. 2023, arXiv:2304.08485).
 
-    The first question and its answer; later turns are in `meta['turns']`. Xu, Lan, Lu 2025 record the 23k detailed descriptions.
+    The first question and its answer; later turns are in `meta['turns']`. Xu, Lan, Lu 2025 record the 23k detailed
+    descriptions.
     Format: `[{"id": "000000000042", "image": "000000000042.jpg",
     "conversations": [{"from": "human", "value": "What is it?\\n<image>"}, {"from": "gpt", "value": "A dog."}]}]`."""
     path, notes = find_file(path, 'detail_23k.json'), []
     rows, find, objects = read_json(path, notes), ImageFolder.beside(path, images), _objects(instances, notes)
+
     def make(row, n):
         file, turns = find(*_by_name(field(row, 'image'))), field(row, 'conversations')
-        who = [field(turn, 'from') for turn in turns[:2]]
-        if who != ['human', 'gpt']: raise SampleError('the conversation is not a question of a human and its answer:', str(who)[:60])
-        said, answer = (text(field(turn, 'value'), 'text') for turn in turns[:2])
+        question, answer = _first_turns(turns)
         i = re.search(r'(\d{12})\.jpg$', file)
-        question, inside = re.sub(r'\s*<image>\s*', '\n', said), objects(int(i[1]) if i else None, file)
+        inside = objects(int(i[1]) if i else None, file)
         return checked_sample('llava', field(row, 'id'), file, question, answer, 'common', inside, turns=turns[2:])
+
     return Reader('llava_instruct', rows, make, notes, **checks)

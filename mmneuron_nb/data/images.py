@@ -25,9 +25,10 @@ class ImageFolder:
 
     @classmethod
     def beside(cls, path, images=None): # the file or folder of the annotations, the folder of the images
-        "The folder `images`; without it the one where the annotations lie, or above it if that is called `annotations`."
+        "The folder `images`; without it the one where the annotations lie, or above that if it is `annotations`."
         here = Path(path) if Path(path).is_dir() else Path(path).parent
-        return cls(images if images is not None else here.parent if here.name == 'annotations' else here)
+        if images is None: images = here.parent if here.name == 'annotations' else here
+        return cls(images)
 
     def __call__(self, *names): # names relative to the folder, the likeliest first; returns a path
         "The first of these files that exists; `SampleError` if none does, or if one is not a name of a file inside."
@@ -57,14 +58,16 @@ def check_image(sample, # a `Sample`
                 verify='header', # 'header', 'full', or None for no look at all
                 min_side=10, # pixels
                 max_ratio=100): # longer side / shorter side
-    "Refuse an image that cannot be opened, is cut off, too small or too thin: `SampleError`. Returns the image if it was decoded for that."
+    "The image if it had to be decoded, or None; `SampleError` if it cannot be opened, is cut off, too small or thin."
     if verify is None: return
     try: image = open_image(sample)
     except SampleError as err: raise SampleError('the image cannot be opened:', str(err)) from err
     (w, h), cut = image.size, _seems_cut(image)
     if image is not sample.image and hasattr(image, 'fp'): image.close()
-    if min(w, h) < min_side: raise SampleError('the image is too small:', f'{w}x{h}, the shorter side has to have {min_side} pixels')
-    if max(w, h) > max_ratio*min(w, h): raise SampleError('the image is too long and thin:', f'{w}x{h}, more than {max_ratio} to 1')
+    if min(w, h) < min_side:
+        raise SampleError('the image is too small:', f'{w}x{h}, the shorter side has to have {min_side} pixels')
+    if max(w, h) > max_ratio*min(w, h):
+        raise SampleError('the image is too long and thin:', f'{w}x{h}, more than {max_ratio} to 1')
     if verify == 'full' or cut:
         try: return load_image(sample)
         except SampleError as err: raise SampleError('the image cannot be decoded:', str(err)) from err

@@ -10,11 +10,11 @@ import codecs, csv, json, math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import ExtraMissing, SampleError
+from ..errors import ExtraMissing, SampleError, extra
 
 # %% ../../nbs/api/data/02_rows.ipynb #800f86f6
-def find_file(path, # a file, or a folder
-              pattern): # what the file in the folder is called, e.g. '*questions*.json'; two levels of folders are searched
+def find_file(path, # a file, or a folder, of which two levels are searched
+              pattern): # what the file in the folder is called, e.g. '*questions*.json'
     "The file `path`, or the only one in the folder `path` that fits; `SampleError` if there is none, or a choice."
     path = Path(path)
     if path.is_file(): return path
@@ -23,94 +23,113 @@ def find_file(path, # a file, or a folder
     if not found: raise SampleError(f'The folder {str(path)!r} holds no file {pattern!r}:', 'give the file itself.')
     if len(found) > 1:
         names = ', '.join(str(f.relative_to(path)) for f in found[:8])
-        raise SampleError(f'The folder {str(path)!r} holds {len(found)} files {pattern!r} ({names}):', 'give the one that you want.')
+        raise SampleError(f'The folder {str(path)!r} holds {len(found)} files {pattern!r} ({names}):',
+                          'give the one that you want.')
     return found[0]
 
 # %% ../../nbs/api/data/02_rows.ipynb #45a784b9
-_BOMS = ((codecs.BOM_UTF32_LE, 'utf-32'), (codecs.BOM_UTF32_BE, 'utf-32'), (codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
-
 def _decode(line): # bytes; returns text, encoding
     for enc in ('utf-8', 'cp1252'):
         try: return line.decode(enc), enc
         except UnicodeDecodeError: pass
     return line.decode('latin-1'), 'latin-1'
 
+# %% ../../nbs/api/data/02_rows.ipynb #54db9ade
+_BOMS = ((codecs.BOM_UTF32_LE, 'utf-32'), (codecs.BOM_UTF32_BE, 'utf-32'), # first, as they begin like those of UTF-16
+         (codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
+
 def read_lines(path, # a text file
                notes): # list, to which a remark on each line is added that is not UTF-8
     "The lines of a text file, without their ends; `SampleError` if it cannot be read."
     try: data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as err: raise SampleError(f'The file {str(path)!r} cannot be read ({err.strerror}):', 'correct the path.') from err
+    except OSError as err:
+        raise SampleError(f'The file {str(path)!r} cannot be read ({err.strerror}):', 'correct the path.') from err
     wide = next((enc for bom, enc in _BOMS if data.startswith(bom)), None)
     if wide: data = data.decode(wide, 'replace').encode()
     lines = data.replace(b'\r\n', b'\n').replace(b'\r', b'\n').removesuffix(b'\n').split(b'\n')
     out = [_decode(line) for line in lines]
-    notes += [f'{Path(path).name}, line {n}: not UTF-8, read as {enc}' for n, (_, enc) in enumerate(out, 1) if enc != 'utf-8']
+    for n, (_, enc) in enumerate(out, 1):
+        if enc != 'utf-8': notes.append(f'{Path(path).name}, line {n}: not UTF-8, read as {enc}')
     return [line for line, _ in out] if data else []
 
 # %% ../../nbs/api/data/02_rows.ipynb #0bf85cce
+def _parsed(path, notes): # what a JSON file holds
+    text = '\n'.join(read_lines(path, notes))
+    again = 'Download or save it again.'
+    try: return json.loads(text)
+    except json.JSONDecodeError as err:
+        where = f'line {err.lineno}, column {err.colno}: {err.msg}'
+        raise SampleError(f'{str(path)!r} is not valid JSON: {where}.', again) from err
+    except (ValueError, RecursionError) as err:
+        raise SampleError(f'{str(path)!r} is not usable JSON ({err}).', again) from err
+
+# %% ../../nbs/api/data/02_rows.ipynb #e863e7aa
 def read_json(path, # a file
               notes, # list, to which remarks on encodings are added
               *keys): # where the list is, e.g. 'questions'; without a key the file has to be a list
-    "The list in a JSON file, or, for several keys, a tuple of lists; `SampleError` if it is no JSON or has another shape."
-    text = '\n'.join(read_lines(path, notes))
-    try: data = json.loads(text)
-    except json.JSONDecodeError as err:
-        where = f'line {err.lineno}, column {err.colno}: {err.msg}'
-        raise SampleError(f'{str(path)!r} is not valid JSON: {where}.', 'Download or save it again.') from err
-    except (ValueError, RecursionError) as err:
-        raise SampleError(f'{str(path)!r} is not usable JSON ({err}).', 'Download or save it again.') from err
-    found = (data,) if not keys else tuple(data.get(k) for k in keys) if isinstance(data, dict) else (None,)
+    "The list in a JSON file, or, for several keys, a tuple of lists; `SampleError` if it has another shape."
+    data = _parsed(path, notes)
+    if not keys: found = (data,)
+    else: found = tuple(data.get(k) for k in keys) if isinstance(data, dict) else (None,)
     if all(isinstance(x, list) for x in found): return found if len(keys) > 1 else found[0]
     want = ' and '.join(f'a list {k!r}' for k in keys) or 'a list'
     have = f'an object with {list(data)[:6]}' if isinstance(data, dict) else f'a {type(data).__name__}'
-    raise SampleError(f'{str(path)!r} has not the expected format: it should hold {want}, but is {have}.', 'Is it the right file?')
+    raise SampleError(f'{str(path)!r} has not the expected format: it should hold {want}, but is {have}.',
+                      'Is it the right file?')
 
 # %% ../../nbs/api/data/02_rows.ipynb #3d40eb0a
 def _json_lines(path, notes):
     for n, line in enumerate(read_lines(path, notes), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except (ValueError, RecursionError) as err: row = SampleError('the line is not valid JSON:', f'{path.name}, line {n}: {err}')
+        except (ValueError, RecursionError) as err:
+            row = SampleError('the line is not valid JSON:', f'{path.name}, line {n}: {err}')
         yield row
 
 # %% ../../nbs/api/data/02_rows.ipynb #5881032c
-def _separated(path, notes, sep):
+def _cells(row, head, where): # a dict, or a `SampleError` if the line has more or fewer cells than the header
+    if len(row) == len(head): return {k: None if v in ('', 'nan', 'NaN') else v for k, v in zip(head, row)}
+    return SampleError('the line has a wrong number of cells:', f'{where}: {len(row)}, the header {len(head)}')
+
+def _separated(path, notes, sep): # lines of cells with `sep` between them
     rows = csv.reader((line + '\n' for line in read_lines(path, notes)), delimiter=sep)
     head = [name.strip() for name in next(rows, [])]
     while True:
-        try: cells = next(rows)
+        try: row = next(rows)
         except StopIteration: return
-        except csv.Error as err: yield SampleError('the line is not valid CSV:', f'{path.name}, line {rows.line_num}: {err}')
+        except csv.Error as err:
+            yield SampleError('the line is not valid CSV:', f'{path.name}, line {rows.line_num}: {err}')
         else:
-            if not cells: continue
-            where = f'{path.name}, line {rows.line_num}: {len(cells)}, the header {len(head)}'
-            if len(cells) != len(head): yield SampleError('the line has a wrong number of cells:', where)
-            else: yield {k: None if v in ('', 'nan', 'NaN') else v for k, v in zip(head, cells)}
+            if row: yield _cells(row, head, f'{path.name}, line {rows.line_num}')
 
-def _parquet(path):
+# %% ../../nbs/api/data/02_rows.ipynb #bfd8d506
+def _parquet(path): # a list of dicts
     import pandas as pd
     try: return pd.read_parquet(path).to_dict('records')
     except ImportError as err:
-        raise ExtraMissing('Parquet files are read by pyarrow;', "pip install 'mmneuron_nb[data]' brings it.") from err
+        raise ExtraMissing('Parquet files are read by pyarrow:', extra('data')) from err
     except (OSError, ValueError) as err:
         raise SampleError(f'{str(path)!r} is not a readable Parquet file ({err}):', 'download it again.') from err
 
 # %% ../../nbs/api/data/02_rows.ipynb #e7eca22f
+_TABLES = { # suffix -> function (path, notes) that gives rows
+    '.json': read_json, '.jsonl': _json_lines, '.ndjson': _json_lines, '.parquet': lambda path, notes: _parquet(path),
+    '.csv': lambda path, notes: _separated(path, notes, ','), '.tsv': lambda path, notes: _separated(path, notes, '\t'),
+}
+
 def read_table(path, # .json (a list), .jsonl, .ndjson, .csv, .tsv or .parquet
                notes): # list, to which remarks on encodings are added
-    "The rows of a table as a list: dicts, and a `SampleError` where a row is broken."
+    "The rows of a table as a list: dicts, and a `SampleError` where a row is broken; `SampleError` for other files."
     path = Path(path)
-    kinds = {'.json': read_json, '.jsonl': _json_lines, '.ndjson': _json_lines, '.parquet': lambda p, _: _parquet(p),
-             '.csv': lambda p, n: _separated(p, n, ','), '.tsv': lambda p, n: _separated(p, n, '\t')}
-    if (read := kinds.get(path.suffix.lower())) is None:
-        raise SampleError(f'{str(path)!r} is not a table that can be read:', f'give one of {", ".join(kinds)}.')
-    return list(read(path, notes))
+    if (read := _TABLES.get(path.suffix.lower())): return list(read(path, notes))
+    raise SampleError(f'{str(path)!r} is not a table that can be read:', f'give one of {", ".join(_TABLES)}.')
 
 # %% ../../nbs/api/data/02_rows.ipynb #30896431
 def field(row, *keys): # the first of these that the row has
     "A value of a row; `SampleError` if the row is not a mapping, or has none of the `keys`."
     if isinstance(row, SampleError): raise SampleError(*row.args) # a new one: this one stays in the list
-    if not isinstance(row, Mapping): raise SampleError('the row is not a table of names and values:', f'it is a {type(row).__name__}')
+    if not isinstance(row, Mapping):
+        raise SampleError('the row is not a table of names and values:', f'it is a {type(row).__name__}')
     for key in keys:
         if key in row: return row[key]
     raise SampleError(f'the row has no {keys[0]!r}:', f'it has {list(row)[:8]}')
@@ -126,6 +145,7 @@ def text(value, # of a row
     except UnicodeEncodeError as err: raise SampleError(f'the {what} is not valid text:', str(err)) from err
     return str(value).strip()
 
+# %% ../../nbs/api/data/02_rows.ipynb #d5f6ba6f
 def some_text(value, what):
     "A value as text; `SampleError` if there is none."
     if not (out := text(value, what)): raise SampleError(f'the {what} is empty:', repr(value))
@@ -140,9 +160,11 @@ def texts(values, what):
 def whole_number(value, what):
     "A value as an int, also from its digits; `SampleError` if it is none."
     if isinstance(value, int) and not isinstance(value, bool): return value
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20: return int(value)
+    digits = value.strip() if isinstance(value, str) else ''
+    if digits.isascii() and digits.isdigit() and len(value) < 20: return int(value)
     raise SampleError(f'the {what} is not a whole number:', repr(value))
 
+# %% ../../nbs/api/data/02_rows.ipynb #6d489b0b
 def grouped(rows, # a list of rows
             key, # by which they are put together
             notes): # list, to which a remark is added if rows have no such key

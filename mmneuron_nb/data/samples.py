@@ -8,6 +8,7 @@ __all__ = ['TURNS', 'SceneObject', 'Sample', 'open_image', 'orientation', 'load_
 # %% ../../nbs/api/data/00_samples.ipynb #78e77614
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ class SceneObject:
 
     def __repr__(self):
         doing = f', {self.action}' if self.action else ''
-        return f'SceneObject({self.colour} {self.concept}{doing}, {self.place}, box={self.box}, {int(self.mask.sum())} px)'
+        pixels = int(self.mask.sum())
+        return f'SceneObject({self.colour} {self.concept}{doing}, {self.place}, box={self.box}, {pixels} px)'
 
 # %% ../../nbs/api/data/00_samples.ipynb #06664bea
 @dataclass
@@ -48,39 +50,51 @@ class Sample:
     def masks(self): # {concept: bool [H, W]}
         "Union of the visible pixels of all objects of each concept."
         out = {}
-        for o in self.objects: out[o.concept] = out[o.concept] | o.mask if o.concept in out else o.mask.copy()
+        for o in self.objects:
+            if o.concept in out: out[o.concept] = out[o.concept] | o.mask
+            else: out[o.concept] = o.mask.copy()
         return out
 
     def __repr__(self):
-        size = f'{self.image.width}x{self.image.height}' if isinstance(self.image, Image.Image) else str(self.image)
-        return f'Sample({self.id!r}, {size}, {self.domain}, {self.prompt!r} -> {self.answer!r}, {len(self.objects)} objects)'
+        image = self.image
+        size = f'{image.width}x{image.height}' if isinstance(image, Image.Image) else str(image)
+        asked = f'{self.prompt!r} -> {self.answer!r}'
+        return f'Sample({self.id!r}, {size}, {self.domain}, {asked}, {len(self.objects)} objects)'
 
 # %% ../../nbs/api/data/00_samples.ipynb #188fe315
-def open_image(sample): # a `Sample`; returns a PIL image
-    "The image of `sample`, opened but not yet decoded; `SampleError` if there is none, it cannot be read, or it is too large."
+def _opener(sample): # a function that opens the image; raises `SampleError` if there cannot be one
     image, name = sample.image, f'Sample {sample.id!r}'
-    if image is None: raise SampleError(f'{name} has no image: give a PIL image or the path of one.')
-    if isinstance(image, Image.Image): return image
-    if not isinstance(image, (str, Path)) and not callable(image):
-        raise SampleError(f'{name} has an image of type {type(image).__name__}: give a PIL image or the path of one.')
-    try: there = callable(image) or Path(image).is_file()
+    remedy = 'give a PIL image or the path of one.'
+    if image is None: raise SampleError(f'{name} has no image:', remedy)
+    if callable(image): return image
+    if not isinstance(image, (str, Path)):
+        raise SampleError(f'{name} has an image of type {type(image).__name__}:', remedy)
+    try: there = Path(image).is_file()
     except (OSError, ValueError): there = False
-    if not there: raise SampleError(f'{name} names the image file {str(image)!r}, which does not exist: correct the path.')
-    try: opened = image() if callable(image) else Image.open(image)
+    if there: return partial(Image.open, image)
+    raise SampleError(f'{name} names the image file {str(image)!r}, which does not exist:', 'correct the path.')
+
+# %% ../../nbs/api/data/00_samples.ipynb #fccdd86d
+def open_image(sample): # a `Sample`; returns a PIL image
+    "The image of `sample`, opened but not decoded; `SampleError` if there is none, or it is unreadable or too large."
+    if isinstance(sample.image, Image.Image): return sample.image
+    opener, name = _opener(sample), f'Sample {sample.id!r}: the image {str(sample.image)!r}'
+    try: opened = opener()
     except SampleError: raise
     except Exception as err: # Pillow's plugins raise nearly everything on broken files
-        raise SampleError(f'{name}: the image {str(image)!r} cannot be read ({err}):',
+        raise SampleError(f'{name} cannot be read ({err}):',
                           'save or download it again, or leave the sample out.') from err
     if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+        size = f'{opened.width}x{opened.height}'
         opened.close()
-        raise SampleError(f'{name}: the image {str(image)!r} of {opened.width}x{opened.height} is larger than Image.MAX_IMAGE_PIXELS:',
+        raise SampleError(f'{name} of {size} is larger than Image.MAX_IMAGE_PIXELS:',
                           'make it smaller, or raise that limit if you trust it.')
     return opened
 
 # %% ../../nbs/api/data/00_samples.ipynb #5c1d0a02
 _TURN = Image.Transpose
-TURNS = dict(zip(range(2, 9), (_TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE, _TURN.ROTATE_270,
-                               _TURN.TRANSVERSE, _TURN.ROTATE_90)))
+TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE,
+         6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
 
 def orientation(image): # a PIL image; returns 1..8, 1 is upright
     "The EXIF orientation of an image; 1 where it has none or its EXIF data are broken."
@@ -88,17 +102,18 @@ def orientation(image): # a PIL image; returns 1..8, 1 is upright
     except Exception: return 1 # a picture is not lost for its broken EXIF data
     return n if n in TURNS else 1
 
+# %% ../../nbs/api/data/00_samples.ipynb #83e14a2c
 def _upright(image): # decoded
     n = orientation(image)
     if n == 1: return image
     turned = image.transpose(TURNS[n])
-    turned.info = {k: v for k, v in image.info.items() if k == 'transparency'} # without the orientation, or it would be turned again
+    turned.info = {k: v for k, v in image.info.items() if k == 'transparency'} # with its EXIF it would be turned again
     return turned
 
-# %% ../../nbs/api/data/00_samples.ipynb #5c1d0a06
+# %% ../../nbs/api/data/00_samples.ipynb #14554319
 def _eight_bits(image):
     if not image.mode.startswith('I'): return image
-    grey = np.asarray(image).astype(np.int64) # 16 or 32 bits: Pillow would cut everything above 255
+    grey = np.asarray(image).astype(np.int64) # 16 or 32 bits
     return Image.fromarray((grey if grey.max() < 256 else grey >> 8).clip(0, 255).astype(np.uint8))
 
 def _on_white(image):
@@ -107,31 +122,41 @@ def _on_white(image):
     white.alpha_composite(image.convert('RGBA'))
     return white
 
+# %% ../../nbs/api/data/00_samples.ipynb #5c1d0a06
 def load_image(sample): # a `Sample`; returns a PIL image in RGB
     "The decoded RGB image of `sample` as a person sees it; `SampleError` if there is none or it cannot be read."
     opened, name = open_image(sample), f'Sample {sample.id!r}'
-    if 0 in opened.size: raise SampleError(f'{name} has an image without pixels ({opened.width}x{opened.height}): give another one.')
-    if opened.mode == 'F': raise SampleError(f'{name} has an image of floats, whose scale is unknown: convert it to 8 bits first.')
+    if 0 in opened.size:
+        raise SampleError(f'{name} has an image without pixels ({opened.width}x{opened.height}):', 'give another one.')
+    if opened.mode == 'F':
+        raise SampleError(f'{name} has an image of floats, whose scale is unknown:', 'convert it to 8 bits first.')
     try:
         opened.load()
         image = _on_white(_eight_bits(_upright(opened)))
         return image if image.mode == 'RGB' and type(image) is Image.Image else image.convert('RGB')
     except Exception as err:
-        raise SampleError(f'{name}: its image cannot be decoded ({err}):', 'load it again, or leave the sample out.') from err
+        raise SampleError(f'{name}: its image cannot be decoded ({err}):',
+                          'load it again, or leave the sample out.') from err
     finally:
         if opened is not sample.image and hasattr(opened, 'fp'): opened.close()
 
 # %% ../../nbs/api/data/00_samples.ipynb #e673120d
+def _check_entry(i, s): # entry `i` of a list
+    if not isinstance(s, Sample):
+        raise SampleError(f'Entry {i} is a {type(s).__name__}, not a Sample:', 'wrap it as Sample(id, image, prompt).')
+    if isinstance(s.id, bool) or not isinstance(s.id, (str, int)):
+        raise SampleError(f'Entry {i} has an id of type {type(s.id).__name__}:', 'use a str or an int.')
+    if s.image is None: raise SampleError(f'Sample {s.id!r} has no image:', 'give a PIL image or the path of one.')
+
+# %% ../../nbs/api/data/00_samples.ipynb #7561776a
 def check_samples(samples): # an iterable of `Sample`; returns them as a list
-    "The samples as a list, or `SampleError` if it is empty, an id repeats, ids mix str and int, or an image is missing."
+    "The samples as a list; `SampleError` if it is empty, an id repeats, ids mix str and int, or an image is missing."
     samples = list(samples)
-    if not samples: raise SampleError('The list of samples is empty: give at least one sample.')
-    for i, s in enumerate(samples):
-        if not isinstance(s, Sample): raise SampleError(f'Entry {i} is a {type(s).__name__}, not a Sample: wrap it as Sample(id, image, prompt).')
-        if isinstance(s.id, bool) or not isinstance(s.id, (str, int)):
-            raise SampleError(f'Entry {i} has an id of type {type(s.id).__name__}: use a str or an int.')
-        if s.image is None: raise SampleError(f'Sample {s.id!r} has no image: give a PIL image or the path of one.')
-    if len({type(s.id) for s in samples}) > 1: raise SampleError('Some ids are str and some are int: use one type for the whole list.')
+    if not samples: raise SampleError('The list of samples is empty:', 'give at least one sample.')
+    for i, s in enumerate(samples): _check_entry(i, s)
+    if len({type(s.id) for s in samples}) > 1:
+        raise SampleError('Some ids are str and some are int:', 'use one type for the whole list.')
     twice = [i for i, n in Counter(s.id for s in samples).items() if n > 1]
-    if twice: raise SampleError(f'The id {twice[0]!r} occurs more than once ({len(twice)} such ids): give every sample an id of its own.')
-    return samples
+    if not twice: return samples
+    raise SampleError(f'The id {twice[0]!r} occurs more than once ({len(twice)} such ids):',
+                      'give every sample an id of its own.')

@@ -76,7 +76,7 @@ def register(adapter):
 
 # %% ../../nbs/api/models/04_adapters.ipynb #a67525f1
 def last_read(config):
-    "Layers of a tower behind the deepest one that is read: `{'vision': set of layers}`, or nothing where it is not said."
+    "Layers of a tower behind the deepest one that is read: `{'vision': set of layers}`, or `{}` if it is not said."
     # hidden state k, which `vision_feature_layer` names, is the output of layer k - 1
     at = getattr(config, 'vision_feature_layer', getattr(config, 'vision_feature_layers', None))
     depth = getattr(config.vision_config, 'num_hidden_layers', None)
@@ -87,7 +87,7 @@ def last_read(config):
 
 # %% ../../nbs/api/models/04_adapters.ipynb #fbfbf263
 def probe(vlm, inputs):
-    "`{module: shape of its tensor for this sample, without the width}` from one forward pass; kept for inputs of the same shapes."
+    "`{module: shape of its tensor for this sample, without width}`; one forward pass for inputs of the same shapes."
     key = tuple(sorted((k, tuple(v.shape)) for k, v in inputs.items()))
     if key not in vlm.probed:
         rows, sites = {}, [vlm.sites(m)[0] for m in vlm.modules if m != 'lm']
@@ -122,7 +122,7 @@ def adapter_for(model):
     kind = getattr(config, 'model_type', None)
     if kind in REFUSED: raise ModelError(*REFUSED[kind])
     if getattr(config, 'vision_config', None) is None:
-        raise ModelError(f'{type(model).__name__} is not a vision-language model (no vision part in its configuration);',
+        raise ModelError(f'{type(model).__name__} is not a vision-language model (its configuration has no vision);',
                          'load one with `AutoModelForImageTextToText`.')
     if getattr(config.get_text_config(), 'is_encoder_decoder', False):
         raise ModelError(f'The language model of this {type(model).__name__} is an encoder-decoder, '

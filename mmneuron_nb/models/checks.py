@@ -16,7 +16,7 @@ from .unembedding import find_unembedding, last_stream
 
 # %% ../../nbs/api/models/11_checks.ipynb #c59b6f03
 def plain_logits(vlm, batch):
-    "Logits [B, T, vocabulary] of a pass that nothing reads; raises `ModelError` if there are none, or if one is not finite."
+    "Logits [B, T, vocabulary] of a pass that nothing reads; raises `ModelError` if one is not finite."
     try: logits = vlm.forward(batch, logits=True).logits
     except Exception as e:
         raise ModelError(f'{vlm.name} cannot run on what its processor gives ({type(e).__name__}: {e});',
@@ -48,9 +48,11 @@ def _rows_in(layout): # rows of the tensor that a layout describes
     return layout.roles.numel() if layout.index is None else int((~layout.pad).sum())
 
 def check_site(vlm, site, post, mlp, layout):
-    "Raise `ModelError` unless `post` [..., width] has a row for each token, and its down projection is `mlp`, the MLP's output."
+    "Raise `ModelError` unless `post` [..., width] has a row for each token and projects down to `mlp`, the output."
     where, n, want = f'{site.module} layer {site.layer}', post.shape[:-1].numel(), _rows_in(layout)
-    if n != want: raise ModelError(f'{where}: the tensor has {n} rows of neurons, the layout {want} tokens;', 'correct the adapter.')
+    if n != want:
+        raise ModelError(f'{where}: the tensor has {n} rows of neurons, the layout {want} tokens;',
+                         'correct the adapter.')
     out = vlm.model.get_submodule(site.down)(post) # the module itself: its weights may be quantised, or elsewhere
     far, d = differs(out.reshape(mlp.shape), mlp, tolerance(vlm))
     if far:
@@ -69,9 +71,10 @@ def check_sites(vlm, batch):
 # %% ../../nbs/api/models/11_checks.ipynb #9ffbb482
 @torch.inference_mode()
 def entering(vlm, batch):
-    "`(embeddings of the token ids, what enters the language model)`, both [B, T, width]; None if these cannot be compared."
+    "`(embeddings of the token ids, what enters the language model)` [B, T, width]; None if they cannot be compared."
     seen = {}
-    with hooked(vlm.model, vlm.points('inputs'), lambda p, x: seen.__setitem__('in', x.detach()), reads=True): vlm.forward(batch)
+    note = lambda p, x: seen.__setitem__('in', x.detach())
+    with hooked(vlm.model, vlm.points('inputs'), note, reads=True): vlm.forward(batch)
     embed, ids = vlm.model.get_input_embeddings(), batch.inputs['input_ids'].to(vlm.device)
     words = embed(ids.masked_fill(ids >= embed.weight.shape[0], 0)) # image tokens may lie outside the vocabulary
     return (words, seen['in']) if words.shape == seen['in'].shape else None
@@ -81,8 +84,8 @@ def check_visual(vlm, batch):
     if (both := entering(vlm, batch)) is None: return
     put, want = (both[0] != both[1]).any(-1).cpu(), batch.inputs['input_ids'].cpu() == vlm.image_token_id
     if not torch.equal(put, want):
-        raise ModelError(f'The model puts features at {int(put.sum())} positions, the layout says {int(want.sum())} image tokens;',
-                         'correct the adapter or the processor.')
+        raise ModelError(f'The model puts features at {int(put.sum())} positions,',
+                         f'the layout says {int(want.sum())} image tokens; correct the adapter or the processor.')
 
 # %% ../../nbs/api/models/11_checks.ipynb #9eff48f7
 def token_rows(vlm, samples, side):
@@ -111,7 +114,7 @@ def check_batches(vlm, samples):
 class Checking:
     "The part of a `VLM` that proves what is said about it."
     def check(self, samples=None):
-        "Prove invariants 1-3 on `samples` (default: two pictures of noise); returns the `VLM`, raises `ModelError` naming the layer."
+        "Prove invariants 1-3 on `samples` (default: noise); returns the `VLM`, raises `ModelError` naming the layer."
         samples = samples or probe_samples()
         batch = self.encode(samples)
         logits = plain_logits(self, batch)

@@ -31,7 +31,7 @@ def _blocks(rows, width): # (rows, columns) of each block, as slices
             for c in range(0, width, BLOCK): yield slice(i, min(i + n, start + r)), slice(c, c + BLOCK)
 
 def in_blocks(fn, rows):
-    "`fn`, elementwise on [..., width], in blocks that do not depend on how many samples there are; `rows` of each sample."
+    "`fn`, elementwise on [..., width], in blocks that do not depend on how many samples there are (`rows`: of each)."
     def apply(x):
         flat = x.reshape(-1, x.shape[-1])
         if len(flat) != sum(rows) or uncut(x): return fn(x) # not a sample's rows, as in generation

@@ -29,7 +29,8 @@ def offloaded(model):
         hook = getattr(part, '_hf_hook', None)
         maps = [h.weights_map for h in getattr(hook, 'hooks', (hook,)) if getattr(h, 'weights_map', None) is not None]
         if not maps: continue
-        out |= {f'{name}.{k}'.removeprefix('.'): maps[0][k] for k, p in part.named_parameters(recurse=False) if p.is_meta}
+        away = [k for k, p in part.named_parameters(recurse=False) if p.is_meta]
+        out |= {f'{name}.{k}'.removeprefix('.'): maps[0][k] for k in away}
     return out
 
 def weights_hash(model):
@@ -60,15 +61,16 @@ def tokenizer_hash(processor):
 
 # %% ../../nbs/api/models/10_fingerprint.ipynb #f190000f
 def changes_of(model):
-    "[[name, hash]] of the changes that are open on a model; raises `ModelError` if something without a name may change it."
+    "[[name, hash]] of the changes that are open on a model; raises `ModelError` if one may be without a name."
     named, unnamed = open_changes(model)
     if unnamed:
         raise ModelError(f'Something may change the model while it is recorded: {unnamed[0]};',
-                         'close it, give it a name (`hooked(..., change=(name, hash))`), or say that it only reads (`reads=True`).')
+                         'close it, give it a name (`hooked(..., change=(name, hash))`), or say that it only reads '
+                         '(`reads=True`).')
     return [list(c) for c in named]
 
 def fingerprint(vlm):
-    "Identity of model and processor: strings by name, and `changes` if some are open. Raises `ModelError` if one has no name."
+    "Identity of model and processor: strings by name, and `changes` if some are open (`ModelError`: without a name)."
     changes = changes_of(vlm.model)
     dtype = str(vlm.dtype).removeprefix('torch.') + (f' ({vlm.quantised})' if vlm.quantised else '')
     return dict(model=vlm.name, source=Path(vlm.source).name, weights=weights_hash(vlm.model), dtype=dtype,

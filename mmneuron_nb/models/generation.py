@@ -18,7 +18,8 @@ from .encoding import append_answer, as_samples, collate, encode_one
 def greedy(model):
     "Plain greedy decoding while the body runs, whatever penalties, beams or sampling the checkpoint brings."
     from transformers import GenerationConfig
-    parts = [m for m in model.modules() if getattr(m, 'generation_config', None) is not None] # a Q-Former's language model, too
+    has = lambda m: getattr(m, 'generation_config', None) is not None # BLIP's language model has one of its own
+    parts = [m for m in model.modules() if has(m)]
     own = [m.generation_config for m in parts]
     ids = lambda config: {k: getattr(config, k) for k in ('bos_token_id', 'eos_token_id', 'pad_token_id')}
     try:
@@ -29,7 +30,7 @@ def greedy(model):
 
 # %% ../../nbs/api/models/08_generation.ipynb #9e4e000a
 def new_tokens(prompt, out, ends):
-    "Lists of the generated ids of each row of `out` [n, T], up to and with the first of the ids `ends`; `prompt` [B, T']."
+    "Lists of the generated ids of each row of `out` [n, T], up to the first of the ids `ends`; `prompt` [B, T']."
     n = prompt.shape[1]
     before = prompt.repeat_interleave(len(out)//len(prompt), 0) # several answers to one prompt
     repeats = out.shape[1] >= n and torch.equal(out[:, :n], before)
@@ -43,7 +44,7 @@ class Generation:
     "What a model has said to some prompts."
     texts: list # str
     ids: list # of each answer, token ids up to its end token
-    scores: list = field(default_factory=list) # if asked for: of each answer, float32 [tokens, vocabulary], as the choice saw them
+    scores: list = field(default_factory=list) # of each answer, float32 [tokens, vocabulary]; empty if not asked for
 
 def _scores(out, ids): # of what transformers returns, for each answer
     if getattr(out, 'scores', None) is None: return []
@@ -53,7 +54,8 @@ def _scores(out, ids): # of what transformers returns, for each answer
     return [torch.stack([steps[k, beam(n, k)] for k in range(len(row))]) for n, row in enumerate(ids)]
 
 # %% ../../nbs/api/models/08_generation.ipynb #9e4e000e
-_OTHERS = ('logits_processor', 'stopping_criteria', 'prefix_allowed_tokens_fn', 'streamer', 'assistant_model', 'generation_config', 'synced_gpus')
+_OTHERS = ('logits_processor', 'stopping_criteria', 'prefix_allowed_tokens_fn', 'streamer', 'assistant_model',
+           'generation_config', 'synced_gpus')
 
 def check_generation(options):
     "Raise `OptionError` for an option that transformers' `generate` does not have."
@@ -62,22 +64,26 @@ def check_generation(options):
     for k in options:
         if k in known: continue
         raise OptionError(f'There is no option {k!r} of `generate`;{guess(k, known)}',
-                          'To change neurons while a model speaks: `with hooked(vlm.model, vlm.sites("lm"), fn): vlm.generate(sample)`.', option=k)
+                          'To change neurons meanwhile: '
+                          '`with hooked(vlm.model, vlm.sites("lm"), fn): vlm.generate(sample)`.',
+                          option=k)
 
 # %% ../../nbs/api/models/08_generation.ipynb #9e4e0010
 class Generating:
     "The part of a `VLM` that speaks."
     def generate_ids(self, batch, max_new_tokens=60, **options):
-        "Answers to a batch of prompts (left-padded, or of one length): a list of lists of token ids, each up to its end token."
+        "Answers to a batch of prompts (left-padded, or of one length): lists of token ids, each up to its end token."
         return self._spoken(batch, max_new_tokens, options).ids
 
     def _spoken(self, batch, max_new_tokens, options):
         check_generation(options)
         b, n = batch.to(self.device, self.dtype), check_whole('max_new_tokens', max_new_tokens, 1)
         own = dict(suppress_tokens=[self.image_token_id], pad_token_id=self.tokenizer.pad_token_id)
-        with torch.inference_mode(), greedy(self.model): out = self.model.generate(**b.inputs, max_new_tokens=n, **own | options)
+        with torch.inference_mode(), greedy(self.model):
+            out = self.model.generate(**b.inputs, max_new_tokens=n, **own | options)
         end = self.model.generation_config.eos_token_id
-        ids = new_tokens(b.inputs['input_ids'], getattr(out, 'sequences', out), {*(end if isinstance(end, list) else [end])})
+        ends = {*(end if isinstance(end, list) else [end])}
+        ids = new_tokens(b.inputs['input_ids'], getattr(out, 'sequences', out), ends)
         texts = [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         return Generation(texts, ids, _scores(out, ids))
 
@@ -88,7 +94,7 @@ class Generating:
         scores=False,       # return a `Generation` with the scores of all tokens
         **options,          # of transformers' `generate`: num_beams, do_sample, ...
     ):
-        "The model's greedy answer to each prompt: a string for one `Sample`, a list of strings for a list; or a `Generation`."
+        "The greedy answer to each prompt: a string for one `Sample`, a list of strings for a list; or a `Generation`."
         more = dict(output_scores=True, return_dict_in_generate=True) if scores or options.get('output_scores') else {}
         said = self._spoken(self.encode(samples, answer=False, padding_side='left'), max_new_tokens, options | more)
         if more or options.get('return_dict_in_generate'): return said
@@ -101,7 +107,7 @@ class Generating:
         batch_size=8,       # prompts of one length that are answered together
         **options,          # of transformers' `generate`
     ):
-        "A list of `Encoded` samples: each prompt followed by the tokens that the model gave, ready for replay (`collate` them)."
+        "`Encoded` samples: each prompt followed by the tokens that the model gave, ready for replay (`collate` them)."
         out, alike = {}, {}
         for n, e in enumerate(encode_one(self, s, answer=False) for s in as_samples(samples)):
             alike.setdefault((len(e), e.shapes), []).append((n, e))

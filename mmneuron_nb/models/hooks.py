@@ -41,13 +41,14 @@ class Entry:
         wrong = lambda what, remedy: ModelError(f'The function at {point} returned {what};', remedy)
         if not torch.is_tensor(new):
             raise wrong(type(new).__name__, 'return a tensor, or None to leave the activation.')
-        if new.shape != x.shape: raise wrong(f'{list(new.shape)} for {list(x.shape)}', 'return a tensor of the same shape.')
+        if new.shape != x.shape:
+            raise wrong(f'{list(new.shape)} for {list(x.shape)}', 'return a tensor of the same shape.')
         if self.reads: raise wrong('a tensor, after nothing at first', 'open its context with `reads=False`.')
         return new.to(x.device, x.dtype)
 
 # %% ../../nbs/api/models/01_hooks.ipynb #4d0f000e
 def passed(pairs, x):
-    "What the model goes on with after all functions have seen `x`; `pairs`: (`Entry`, `Point`) in the order of opening."
+    "What the model goes on with when all have seen `x`; `pairs`: (`Entry`, `Point`) in the order of opening."
     asked, early = [], []
     for e, p in pairs:
         if e.reads: continue
@@ -116,7 +117,7 @@ def traced(out): # the output of a module, or an argument
 
 # %% ../../nbs/api/models/01_hooks.ipynb #4d0f0017
 class Progress:
-    "Where the language model is: `step` 0 reads the prompt (or all of a plain forward pass), step k the k-th new token."
+    "Where the language model is: `step` 0 reads the prompt (or all of a plain pass), step k the k-th new token."
     def __init__(self):
         self.step = 0
         self.positions = None # int64 [T], columns of the sequence that the tensors at its points hold
@@ -154,13 +155,14 @@ def hooked(
     model,          # the nn.Module that holds the points
     points,         # `Site`s and other `Point`s
     fn,             # called as `fn(point, tensor)`, tensor [..., width] as the model made it, not a copy
-    reads=None,     # True: `fn` only reads, and what it returns is dropped; False: it may change; None: see what it returns
+    reads=None,     # True: `fn` only reads, what it returns is dropped; False: it may change; None: see what it returns
     change=None,    # (name, hash) of what `fn` changes, which a recording then carries in its identity
 ):
     """While the body runs, call `fn` at each point; a tensor that it returns replaces the activation, None leaves it.
 
-    Order: changes first, in the order in which their contexts were opened; then readers, which see what the model goes on with. Yields a `Progress`.
-    Raises `ModelError` at a point of another width, and at the end of the body for a point that was never reached."""
+    Order: changes first, in the order in which their contexts were opened; then readers, which see what the model
+    goes on with. Yields a `Progress`. Raises `ModelError` at a point of another width, and at the end of the body for
+    a point that was never reached."""
     entry, at, points = Entry(fn, reads, change), Progress(), list(dict.fromkeys(points))
     decoder = getattr(model, 'get_decoder', lambda: None)()
     with ExitStack() as stack:
@@ -214,6 +216,8 @@ def computed_by(model, makers):
 # %% ../../nbs/api/models/01_hooks.ipynb #4d0f002e
 PART_OF_MODEL = ('torch.', 'transformers.', 'accelerate.')
 
+def _name(fn): return getattr(fn, '__qualname__', type(fn).__name__)
+
 def _strangers(model): # hooks that are neither ours nor part of the model, in words
     for path, part in model.named_modules():
         for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
@@ -221,11 +225,11 @@ def _strangers(model): # hooks that are neither ours nor part of the model, in w
             home = getattr(fn, '__module__', None) or type(fn).__module__
             if isinstance(getattr(fn, '__self__', None), Gate) or isinstance(fn, Progress): continue
             if (home + '.').startswith(PART_OF_MODEL): continue
-            yield f"the hook {getattr(fn, '__qualname__', type(fn).__name__)} at {path or 'the model'}"
+            yield f"the hook {_name(fn)} at {path or 'the model'}"
 
 def open_changes(model):
     "`(named, unnamed)`: [(name, hash)] of the changes that are open, and in words what may change it and has no name."
     entries = {id(e): (e, p) for e, p in _open_entries(model) if not e.reads}
     named = [tuple(e.change) for e, _ in entries.values() if e.change is not None]
-    unnamed = [f"{getattr(e.fn, '__qualname__', type(e.fn).__name__)} at {p}" for e, p in entries.values() if e.change is None]
+    unnamed = [f'{_name(e.fn)} at {p}' for e, p in entries.values() if e.change is None]
     return named, [*unnamed, *_strangers(model)]

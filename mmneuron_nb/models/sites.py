@@ -63,7 +63,7 @@ def find_mlp(mod):
 
 # %% ../../nbs/api/models/00_sites.ipynb #b05e4662
 def find_halves(mod):
-    "The same for MLPs split over two neighbouring children, as in BERT: a list, with names that reach into the children."
+    "The same for MLPs split over two neighbouring children, as in BERT: a list, names reach into the children."
     kids, out = [(n, *_parts(c)) for n, c in mod.named_children()], []
     for (n, up, act), (m, down, none) in zip(kids, kids[1:]):
         if len(up) != 1 or len(act) != 1 or len(down) != 1 or none: continue
@@ -132,7 +132,7 @@ def find_sites(model, adapter):
     found = sort_families(model, path_of(model, model.get_decoder()), eye, adapter.modules, adapter.skip)
     if 'lm' not in found:
         raise ModelError(f'No MLPs were found in the language model of this {type(model).__name__};',
-                         "name its path: `VLM(model, processor, adapter=Adapter(..., modules=dict(lm='path.of.its.layers')))`.")
+                         "name its path: `Adapter(..., modules=dict(lm='path.of.its.layers'))`.")
     unused = adapter.unused(model.config)
     used = lambda s: s.layer not in unused.get(s.module, ())
     return {m: [replace(s, used=used(s)) for s in ss] for m, ss in found.items()}, _class_tokens(model, eye)
@@ -166,8 +166,8 @@ def layer_path(sites, layer):
 def attention_path(model, layer):
     "Path of the attention in the layer at path `layer`, or None."
     for name, child in model.get_submodule(layer).named_children():
-        if re.search('attn|attention', name, re.I) and not re.search('norm|^ln', name, re.I) and list(child.parameters()):
-            return f'{layer}.{name}'
+        norm = re.search('norm|^ln', name, re.I) or not list(child.parameters())
+        if re.search('attn|attention', name, re.I) and not norm: return f'{layer}.{name}'
 
 # %% ../../nbs/api/models/00_sites.ipynb #b05e4659
 def streams(

@@ -43,7 +43,7 @@ class Unembedding:
 # %% ../../nbs/api/models/09_unembedding.ipynb #0e3b0009
 @torch.no_grad()
 def gain_and_bias(norm, like):
-    "`(gain, bias)` float32 [hidden size] of a norm, as `norm(h) = gain * h_normed + bias`; `like`: a stream [..., hidden size]."
+    "`(gain, bias)` float32 [hidden size]: `norm(h) = gain*h_normed + bias`; `like`: a stream [..., hidden size]."
     n, signs = like.shape[-1], like.new_ones(like.shape[-1])
     signs[1::2] = -1
     up, down = norm(signs.view(1, 1, n)).float().view(n), norm(-signs.view(1, 1, n)).float().view(n)
@@ -66,11 +66,12 @@ def _settings(config): # (scales, caps) that a configuration, or that of its tex
     return list(dict.fromkeys(scales)), list(dict.fromkeys([None, *named('final_logit_softcapping')]))
 
 def candidates(model, sites):
-    "Everything that the end of a transformers model may be, as a list of `Unembedding`s; `sites`: of its language model."
+    "Everything that the end of a model may be, a list of `Unembedding`s; `sites`: of its language model."
     stack = model.get_submodule(layer_path(sites, len(sites) - 1).rpartition('.')[0].rpartition('.')[0])
     named = lambda word: [m for n, m in stack.named_children() if word in n.lower() and list(m.parameters())]
     norms, projects = [*named('norm'), None], [*named('project_out'), None]
-    return [Unembedding(model.get_output_embeddings(), *parts) for parts in product(norms, projects, *_settings(model.config))]
+    ends = product(norms, projects, *_settings(model.config))
+    return [Unembedding(model.get_output_embeddings(), *end) for end in ends]
 
 # %% ../../nbs/api/models/09_unembedding.ipynb #0e3b0011
 def last_stream(vlm, batch):
@@ -82,7 +83,7 @@ def last_stream(vlm, batch):
     return h.reshape(*logits.shape[:2], -1), logits # some layers give [B*T, hidden size]
 
 def find_unembedding(vlm, batch=None, tried=None):
-    "The `Unembedding` that gives the model's logits on `batch` (default: two pictures of noise); raises `ModelError` if none does."
+    "The `Unembedding` that gives the model's logits on `batch` (default: noise); raises `ModelError` if none does."
     batch = vlm.encode(probe_samples()) if batch is None else batch
     h, logits = tried or last_stream(vlm, batch)
     keep = batch.inputs['attention_mask'].bool()
@@ -93,7 +94,7 @@ def find_unembedding(vlm, batch=None, tried=None):
     worst, best = min(off, key=lambda o: o[0])
     if not worst <= tolerance(vlm)*max(1., want.abs().max().item()):
         raise ModelError(f'The logit lens of the last layer of this {vlm.name} and its logits differ by {worst:.3g};',
-                         'describe its end: `VLM(model, processor, adapter=Adapter(..., unembedding=lambda vlm: Unembedding(...)))`.')
+                         'describe its end: `Adapter(..., unembedding=lambda vlm: Unembedding(...))`.')
     return best
 
 def _off(unembedding, h, keep, want): # the largest difference; infinite where shapes do not fit

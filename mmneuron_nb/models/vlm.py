@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 import torch
+from ..display import ShownBy
 from ..errors import ModelError, SiteError, check_choice
 from ..names import MODULES
 from .adapters import adapter_for
@@ -47,7 +48,8 @@ def usable_tokenizer(processor):
     "The tokenizer of a processor, with a pad token; raises `ModelError` if it cannot be used."
     tok = getattr(processor, 'tokenizer', None)
     if tok is None or getattr(processor, 'image_processor', None) is None:
-        raise ModelError(f'{type(processor).__name__} has no tokenizer or no image processor;', "pass the model's own `AutoProcessor`.")
+        raise ModelError(f'{type(processor).__name__} has no tokenizer or no image processor;',
+                         "pass the model's own `AutoProcessor`.")
     if not getattr(tok, 'is_fast', False):
         raise ModelError('The tokenizer is slow, so characters cannot be told from tokens;', 'load the fast one.')
     if tok.pad_token is None: tok.pad_token = tok.eos_token
@@ -55,26 +57,29 @@ def usable_tokenizer(processor):
 
 # %% ../../nbs/api/models/14_vlm.ipynb #6d20cf66
 def image_token(config, tokenizer):
-    "`(id, token)` of what stands for a piece of the image; raises `ModelError` if configuration and tokenizer name none."
+    "`(id, token)` of what stands for a piece of the image; raises `ModelError` if there is none."
     ids = (getattr(config, k, None) for k in ('image_token_id', 'image_token_index'))
     i = next((i for i in ids if isinstance(i, int)), None)
-    if i is None: raise ModelError('The configuration of this model names no image token;', 'set `model.config.image_token_id`.')
+    if i is None:
+        raise ModelError('The configuration of this model names no image token;', 'set `model.config.image_token_id`.')
     token = tokenizer.convert_ids_to_tokens(i) if i < len(tokenizer) else None
     if token is None:
-        raise ModelError(f'The tokenizer has no token {i}, which the configuration names as the image token;', "pass the model's own processor.")
+        raise ModelError(f'The tokenizer has no token {i}, which the configuration names as the image token;',
+                         "pass the model's own processor.")
     return i, token
 
 # %% ../../nbs/api/models/14_vlm.ipynb #aab3151c
 class Pointing:
     "The part of a `VLM` that knows where things are."
     def sites(self, module=None, site='act', layers=None):
-        "List of `Site`s of one `module` (default: all), `site` 'act' or 'post', optionally only some `layers`; raises `SiteError`."
+        "`Site`s of one `module` (default: all), `site` 'act' or 'post', or some `layers` only; raises `SiteError`."
         check_choice('site', site, SITES, SiteError)
         self._check_module(module)
-        return self._only([replace(s, site=site) for m in ([module] if module else self.modules) for s in self._sites[m]], layers)
+        modules = [module] if module else self.modules
+        return self._only([replace(s, site=site) for m in modules for s in self._sites[m]], layers)
 
     def points(self, kind, module='lm', layers=None):
-        "List of `Point`s of one `kind` (a stream, 'patches', 'inputs'; or of `Site`s: 'act', 'post'); raises `SiteError`."
+        "`Point`s of one `kind` (a stream, 'patches', 'inputs'; or `Site`s: 'act', 'post'); raises `SiteError`."
         check_choice('kind', kind, KINDS, SiteError)
         if kind in SITES: return self.sites(module, kind, layers)
         if kind in STREAMS:
@@ -86,7 +91,7 @@ class Pointing:
 
     def _check_module(self, module):
         if module in MODULES and module not in self.modules:
-            raise SiteError(f'{self.name} has no neurons in a {module} (no such part, or no activation function in it);',
+            raise SiteError(f'{self.name} has no neurons in a {module} (no such part, or no activation function);',
                             f'choose from {", ".join(self.modules)}.', option='module')
         if module is not None: check_choice('module', module, self.modules, SiteError)
 
@@ -106,7 +111,7 @@ class Running(Pointing):
         padding_side='right',   # 'left' for generation
         length=None,            # pad to this many tokens
     ):
-        "`Batch` with `.inputs` (all that the processor returns) and `.layout` (roles [B, T], boxes); raises `SampleError`, `ModelError`."
+        "`Batch`: `.inputs` (all that the processor returns), `.layout` (roles [B, T], boxes); raises `SampleError`."
         return encode(self, samples, answer, padding_side, length)
 
     def forward(
@@ -114,31 +119,35 @@ class Running(Pointing):
         batch,              # `Batch`
         logits=False,       # logits [B, T, vocabulary]; else of the last position alone [B, 1, vocabulary]
         grad=False,         # keep what gradients need, with respect to any point
-        stop_after=None,    # points: the pass ends when all of them were reached, and returns None
+        stop_after=None,    # a layer of the lm, a point, or a list of them: the pass ends when all were reached
     ):
-        "One forward pass; what the model returns."
+        "One forward pass: what the model returns, or None if it was stopped."
         b = batch.to(self.device, self.dtype)
         mode = torch.enable_grad() if grad else torch.inference_mode()
-        with mode, tracing() if grad else nullcontext(), steady(self, batch), stopping(self.model, stop_after or ()):
+        if isinstance(stop_after, int): stop_after = self.points('block', 'lm', stop_after)
+        ends = stop_after if isinstance(stop_after, (list, tuple)) else [] if stop_after is None else [stop_after]
+        with mode, tracing() if grad else nullcontext(), steady(self, batch), stopping(self.model, ends):
             return self.model(**b.inputs, use_cache=False, logits_to_keep=0 if logits else 1)
 
     @contextmanager
     def reading(self, fn, module=None, site='act', layers=None):
-        "While the body runs, call `fn(site, tensor)` at every site asked for, with the tensor as the model goes on with it."
+        "While the body runs, call `fn(site, tensor)` at every site asked for, with what the model goes on with."
         with hooked(self.model, self.sites(module, site, layers), fn, reads=True): yield
 
     def activations(self, batch, module='lm', site='act', layers=None):
-        "`{layer: tensor [B, T, width]}` of one forward pass; T counts the tokens of that module (`batch.layouts[module]`)."
+        "`{layer: [B, T, width]}` of one forward pass; T counts the tokens of that module (`batch.layouts[module]`)."
         if not isinstance(batch, Batch): batch = self.encode(batch)
         sites, out = self.sites(check_choice('module', module, self.modules, SiteError), site, layers), {}
         lay = batch.layouts[module].to(self.device)
         take = lambda s, x: out.__setitem__(s.layer, lay.gather(x))
         with hooked(self.model, sites, take, reads=True): self.forward(batch, stop_after=sites)
-        return dict(sorted(out.items())) # not in the order of execution: Qwen3-VL's projector runs its later layers first
+        return dict(sorted(out.items())) # not in the order of execution: Qwen3-VL's projector runs later layers first
 
 # %% ../../nbs/api/models/14_vlm.ipynb #8804c180
-class VLM(Running, Generating, Checking, Describing, Loading):
+class VLM(Running, Generating, Checking, Describing, Loading, ShownBy):
     "A vision-language model with its processor: one handle for its neurons."
+    shown_by = 'tables.vlm_html'
+
     def __init__(
         self,
         model,          # a transformers image-text-to-text model
@@ -171,13 +180,12 @@ class VLM(Running, Generating, Checking, Describing, Loading):
     def dtype(self): return self.model.dtype
     @property
     def device(self):
-        d = next(self.model.parameters()).device
-        if d.type != 'meta': return d
-        return torch.device(getattr(getattr(self.model, '_hf_hook', None), 'execution_device', None) or 'cpu') # offloaded
+        d, hook = next(self.model.parameters()).device, getattr(self.model, '_hf_hook', None)
+        return d if d.type != 'meta' else torch.device(getattr(hook, 'execution_device', None) or 'cpu') # offloaded
     @property
     def quantised(self): # '' or the method, such as 'bitsandbytes'
-        config = getattr(self.config, 'quantization_config', None)
-        return '' if config is None else str(getattr(config, 'quant_method', None) or 'quantised').rpartition('.')[2].lower()
+        if (config := getattr(self.config, 'quantization_config', None)) is None: return ''
+        return str(getattr(config, 'quant_method', None) or 'quantised').rpartition('.')[2].lower()
 
     def __repr__(self):
         modules = ', '.join(f'{m}: {len(s)} x {s[0].width}' for m, s in self._sites.items())

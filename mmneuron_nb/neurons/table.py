@@ -9,6 +9,7 @@ __all__ = ['INDEX', 'P_COLUMNS', 'COUNTS', 'TYPED', 'neuron_index', 'module_orde
 # %% ../../nbs/api/neurons/00_table.ipynb #50b428f1
 import numpy as np
 import pandas as pd
+from ..display import ShownBy
 from ..errors import OptionError, shown
 from ..names import MODULES, TYPES, neuron_name
 
@@ -34,12 +35,12 @@ TYPED = (*P_COLUMNS, 'type', 'tie', 'silent')    # what a chart of types needs
 
 def type_columns(counts, # int [rows, 4]: top samples of each type
                  largest): # float [rows]: the neuron's maximum
-    "The columns n, max, n_v..n_u, p_v..p_u, type, tie, silent, as a dict; shares come from the whole counts, so they sum to 1."
+    "The columns n, max, n_v..n_u, p_v..p_u, type, tie, silent, as a dict; shares are counts by `n`, so they sum to 1."
     n, best = counts.sum(1), counts.max(1, keepdims=True)
     shares = counts/np.maximum(n, 1)[:, None]
-    return (dict(n=n, max=largest)
-            | dict(zip(COUNTS, counts.T)) | dict(zip(P_COLUMNS, shares.T))
-            | dict(type=pd.Categorical.from_codes(counts.argmax(1), TYPES), tie=(counts == best).sum(1) > 1, silent=largest <= 0))
+    types = pd.Categorical.from_codes(counts.argmax(1), TYPES)
+    verdict = dict(type=types, tie=(counts == best).sum(1) > 1, silent=largest <= 0)
+    return dict(n=n, max=largest) | dict(zip(COUNTS, counts.T)) | dict(zip(P_COLUMNS, shares.T)) | verdict
 
 # %% ../../nbs/api/neurons/00_table.ipynb #c542e340
 def check_index(index):
@@ -53,7 +54,8 @@ def check_index(index):
         raise OptionError('The index must hold a module as text, and layer and neuron as whole numbers:',
                           'make the table with modality_types(store).')
     if index.has_duplicates:
-        raise OptionError(f'Some neurons stand in the table twice, the first is {neuron_name(index[index.duplicated().argmax()])}:',
+        first = neuron_name(index[index.duplicated().argmax()])
+        raise OptionError(f'Some neurons stand in the table twice, the first is {first}:',
                           'table[~table.index.duplicated()] keeps the first of each.')
     return index
 
@@ -62,8 +64,9 @@ def _check_shares(table):
     p = table[list(P_COLUMNS)].apply(pd.to_numeric, errors='coerce').to_numpy(float)
     bad = ~np.isfinite(p).all(1) | (p < 0).any(1) | (p > 1).any(1) | ~(abs(p.sum(1) - 1) < 1e-6)
     if bad.any():
-        raise OptionError(f'{bad.sum():,} neurons have p_v, p_t, p_m, p_u that are not shares (NaN, outside 0..1, or not '
-                          f'adding to 1), the first is {neuron_name(table.index[bad.argmax()])}:',
+        first = neuron_name(table.index[bad.argmax()])
+        raise OptionError(f'{bad.sum():,} neurons have p_v, p_t, p_m, p_u that are not shares '
+                          f'(NaN, outside 0..1, or not adding to 1), the first is {first}:',
                           'drop them, or make the table with modality_types(store).')
 
 def _check_types(types):
@@ -77,7 +80,8 @@ def check_table(table,          # what should be a table of neurons
                 empty=False):   # may it hold no neuron?
     "`table` itself if it is one, else an `OptionError` that names what is wrong."
     if not isinstance(table, pd.DataFrame):
-        raise OptionError(f'{shown(table)} is not a table of neurons, a pandas DataFrame:', 'make one with modality_types(store).')
+        raise OptionError(f'{shown(table)} is not a table of neurons, a pandas DataFrame:',
+                          'make one with modality_types(store).')
     if (missing := [c for c in columns if c not in table]):
         raise OptionError(f'The table lacks the columns {", ".join(missing)}: make it with modality_types(store).')
     check_index(table.index)
@@ -87,7 +91,8 @@ def check_table(table,          # what should be a table of neurons
     mixed = [c for c in ('tie', 'silent') if c in columns and table[c].dtype != bool]
     if mixed:
         remedy = ', '.join(f'{c}=bool' for c in mixed)
-        raise OptionError(f'The columns {", ".join(mixed)} do not hold True or False only: table.astype(dict({remedy})).')
+        raise OptionError(f'The columns {", ".join(mixed)} do not hold True or False only:',
+                          f'table.astype(dict({remedy})).')
     if 'type' in columns: _check_types(table['type'])
     return table
 
@@ -95,15 +100,13 @@ def check_table(table,          # what should be a table of neurons
 class _AnyFrame(type): # of a class that only shows itself in another way
     def __instancecheck__(cls, x): return isinstance(x, pd.DataFrame)
 
-class NeuronTable(pd.DataFrame, metaclass=_AnyFrame):
+class NeuronTable(ShownBy, pd.DataFrame, metaclass=_AnyFrame):
     "A DataFrame that shows itself in words if its index is (module, layer, neuron), and as pandas does otherwise."
-    shown_by = 'tables.neuron_table_html' # a function of `views`
+    shown_by = 'tables.neuron_table_html'
 
     @property
     def _constructor(self): return NeuronTable # pandas makes what it derives from this table with it
 
     def _repr_html_(self):
-        if list(self.index.names) != INDEX: return super()._repr_html_()
-        try: from mmneuron_nb.display import html_of
-        except ImportError: return super()._repr_html_()
-        return html_of(self)
+        mine = list(self.index.names) == INDEX
+        return (ShownBy if mine else pd.DataFrame)._repr_html_(self)

@@ -6,5 +6,7 @@ from .pen import COLOURS, CONCEPTS, picture, sheet
 from .plans import DOMAINS, PLACES, SETTINGS, WORLD_VERSION, make_plan
 from .world import PROMPT, TASKS, gallery, make
 
-__all__ = ['make', 'gallery', 'picture', 'sheet', 'make_plan', 'CONCEPTS', 'COLOURS', 'DOMAINS', 'SETTINGS', 'KINDS', 'TASKS', 'ACTIONS',
-           'PLACES', 'PROMPT', 'SIZE', 'WORLD_VERSION']
+__all__ = [
+    'make', 'gallery', 'picture', 'sheet', 'make_plan', 'CONCEPTS', 'COLOURS', 'DOMAINS', 'SETTINGS', 'KINDS', 'TASKS',
+    'ACTIONS', 'PLACES', 'PROMPT', 'SIZE', 'WORLD_VERSION',
+]

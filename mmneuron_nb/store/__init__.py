@@ -1,6 +1,6 @@
-"""A recording on disk: whole or absent, opened in a moment, checked, merged, exported."""
+"""A recording on disk: complete or absent, opened in a moment, checked, merged, exported."""
 from .store import ActivationStore, open_store
-from . import exports, merging # `to_pandas`, `to_safetensors` and `merge` of a store
+from .tokens import TokenRow, TopRows
 from .verify import Verification
 
-__all__ = ['open_store', 'ActivationStore', 'Verification']
+__all__ = ['open_store', 'ActivationStore', 'TokenRow', 'TopRows', 'Verification']

@@ -34,8 +34,10 @@ def without_attention(vlm):
     points = vlm.points('attention', 'vision') if 'vision' in vlm.modules else []
     with hooked(vlm.model, points, lambda p, x: torch.zeros_like(x)): yield
 
-def _seen(vlm, batch, module): # [visual tokens, width] of a batch of one: what enters the language model, or the first layer of another module
-    x = entering(vlm, batch)[1] if module == 'lm' else vlm.activations(batch, module, 'act', [0])[0]
+# %% ../../nbs/api/testing/02_proofs.ipynb #9f0f0002
+def _seen(vlm, batch, module): # [visual tokens, width] of a batch of one
+    if module == 'lm': x = entering(vlm, batch)[1]
+    else: x = vlm.activations(batch, module, 'act', [0])[0]
     return x[0][batch.layouts[module].visual[0]].float().cpu()
 
 def _moved(vlm, sample, image, box, module, before):
@@ -43,29 +45,36 @@ def _moved(vlm, sample, image, box, module, before):
     other, changed = _inverted(image, box)
     return (_seen(vlm, vlm.encode(replace(sample, image=other)), module) - before).norm(dim=-1).numpy(), changed
 
+def _right(boxes, k, changed, move): # does token k move as its box says, and none that does not see what changed?
+    a, b, c, d = changed
+    near = (boxes[:, 0] < c) & (boxes[:, 2] > a) & (boxes[:, 1] < d) & (boxes[:, 3] > b)
+    return near[move.argmax()] and move[k] >= move[~near].max(initial=0)
+
+# %% ../../nbs/api/testing/02_proofs.ipynb #9f0f0004
 def check_boxes(vlm, sample, n=8):
-    "Change the pixels of `n` boxes of a sample, one at a time, at every module that has boxes; raises `ModelError` if another token moves. Returns how many were tried."
+    "Change `n` boxes' pixels, one by one, at every module; `ModelError` if another token moves. How many were tried."
     image, batch, tried = load_image(sample), vlm.encode(sample), 0
-    for m, lay in ((m, l) for m, l in batch.layouts.items() if l.boxes is not None):
-        boxes = lay.boxes[0]
-        whole = np.flatnonzero(((boxes[:, 2:] - boxes[:, :2]) > 1).all(1))
+    for m, boxes in ((m, l.boxes[0]) for m, l in batch.layouts.items() if l.boxes is not None):
+        large = np.flatnonzero(((boxes[:, 2:] - boxes[:, :2]) > 1).all(1))
+        if not len(large): continue
         with without_attention(vlm):
             before = _seen(vlm, batch, m)
-            for k in whole[np.linspace(0, len(whole) - 1, n).astype(int)] if len(whole) else ():
-                move, (a, b, c, d) = _moved(vlm, sample, image, boxes[k], m, before)
-                near = (boxes[:, 0] < c) & (boxes[:, 2] > a) & (boxes[:, 1] < d) & (boxes[:, 3] > b)
-                if not near[move.argmax()] or move[k] < move[~near].max(initial=0):
-                    raise ModelError(f'Pixels {a, b, c, d} belong to visual token {k} of {m} by its box, but token {move.argmax()} moves most;', "correct the adapter's `layouts`.")
+            for k in large[np.linspace(0, len(large) - 1, n).astype(int)]:
+                move, changed = _moved(vlm, sample, image, boxes[k], m, before)
                 tried += 1
+                if _right(boxes, k, changed, move): continue
+                raise ModelError(f'Pixels {changed} belong to visual token {k} of {m} by its box,',
+                                 f"but token {move.argmax()} moves most; correct the adapter's `layouts`.")
     return tried
 
 # %% ../../nbs/api/testing/02_proofs.ipynb #7607c35a
 def check_replay(vlm, sample, new=5):
-    "Let the model answer with `new` tokens and replay them; raises `ModelError` if a neuron of the language model differs. Returns the largest difference."
+    "Let the model answer with `new` tokens and replay them: a neuron's largest difference; `ModelError` if large."
     prompt, steps = encode_one(vlm, sample, answer=False), {}
     sites = [s for site in ('act', 'post') for s in vlm.sites('lm', site)]
     note = lambda s, a: steps.setdefault((s.layer, s.site), []).append(a.reshape(-1, a.shape[-1]).float().cpu())
-    with hooked(vlm.model, sites, note, reads=True): ids = vlm.generate_ids(collate(vlm, [prompt]), new, min_new_tokens=new)[0]
+    with hooked(vlm.model, sites, note, reads=True):
+        ids = vlm.generate_ids(collate(vlm, [prompt]), new, min_new_tokens=new)[0]
     batch, worst = collate(vlm, [append_answer(vlm, prompt, ids)]), 0.
     for site in ('act', 'post'):
         for l, a in vlm.activations(batch, 'lm', site).items():
@@ -73,7 +82,8 @@ def check_replay(vlm, sample, new=5):
             d = (spoken - a[0, :len(spoken)].float().cpu()).abs().max().item()
             worst = max(worst, d)
             if not d <= 10*tolerance(vlm)*max(1., spoken.abs().max().item()):
-                raise ModelError(f'lm layer {l} ({site}): step-by-step generation and replay differ by {d:.3g};', 'the processor or the adapter drops an input that generation uses.')
+                raise ModelError(f'lm layer {l} ({site}): step-by-step generation and replay differ by {d:.3g};',
+                                 'the processor or the adapter drops an input that generation uses.')
     return worst
 
 # %% ../../nbs/api/testing/02_proofs.ipynb #9a5cf1b9
@@ -90,5 +100,8 @@ def check_unused(vlm, sample):
     for s in vlm.sites():
         g = grads.get((s.module, s.layer))
         alive = g is not None and bool(g.abs().max() > 0)
-        if alive != s.used: raise ModelError(f'{s.module} layer {s.layer}: the gradient says {"used" if alive else "dropped"}, the adapter {"used" if s.used else "dropped"};', "correct the adapter's `unused`.")
+        if alive == s.used: continue
+        say = lambda used: 'used' if used else 'dropped'
+        raise ModelError(f'{s.module} layer {s.layer}: the gradient says {say(alive)}, the adapter {say(s.used)};',
+                         "correct the adapter's `unused`.")
     return [f'{s.module}.L{s.layer}' for s in vlm.sites() if not s.used]

@@ -11,68 +11,119 @@ import numpy as np
 from ..data.samples import Sample
 
 # %% ../../nbs/api/testing/00_tiny.ipynb #e2d33cdf
-WORDS = '''what is in this image? where are the red dogs and a green car on left right how many who why because it stands near two three
-the picture shows describe please yes no street table with some big small blue yellow cat tree house person walking'''.split()
+WORDS = '''what is in this image? where are the red dogs and a green car on left right how many who why because it
+stands near two three the picture shows describe please yes no street table with some big small blue yellow cat tree
+house person walking'''.split()
 
-def tiny_tokenizer(vocab_size=400, named=dict(image_token='<image>'), special=(), bos=True):
-    "Fast byte-level BPE tokenizer with `<s>`, `</s>`, `<pad>`, the `named` and the other `special` tokens; BOS is added if `bos`, padding on the right."
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
+def _bpe(vocab_size, special): # a byte-level BPE tokenizer of the package `tokenizers`, trained on `WORDS`
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    t.train_from_iterator([' '.join(WORDS[i:] + WORDS[:i]) for i in range(0, len(WORDS), 5)] + ['USER: ASSISTANT:'], trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=['<s>', '</s>', '<pad>', *named.values(), *special], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    if bos: t.post_processor = processors.TemplateProcessing(single='<s> $A', pair='<s> $A $B', special_tokens=[('<s>', 0)])
-    tok = PreTrainedTokenizerFast(tokenizer_object=t, bos_token='<s>', eos_token='</s>', pad_token='<pad>', padding_side='right', extra_special_tokens=dict(named))
-    if special: tok.add_special_tokens(dict(extra_special_tokens=list(special)), replace_extra_special_tokens=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    turned = [' '.join(WORDS[i:] + WORDS[:i]) for i in range(0, len(WORDS), 5)]
+    t.train_from_iterator(turned + ['USER: ASSISTANT:'], trainer)
+    return t
+
+# %% ../../nbs/api/testing/00_tiny.ipynb #581df905
+def tiny_tokenizer(vocab_size=400,
+                   named=dict(image_token='<image>'), # special tokens that become attributes
+                   special=(),                        # further special tokens
+                   bos=True):                         # is BOS added in front?
+    "Fast byte-level BPE tokenizer with `<s>`, `</s>`, `<pad>` and the special tokens asked for; pads on the right."
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+    t = _bpe(vocab_size, ['<s>', '</s>', '<pad>', *named.values(), *special])
+    if bos:
+        t.post_processor = processors.TemplateProcessing(single='<s> $A', pair='<s> $A $B', special_tokens=[('<s>', 0)])
+    tok = PreTrainedTokenizerFast(tokenizer_object=t, bos_token='<s>', eos_token='</s>', pad_token='<pad>',
+                                  padding_side='right', extra_special_tokens=dict(named))
+    if special:
+        tok.add_special_tokens(dict(extra_special_tokens=list(special)), replace_extra_special_tokens=False)
     return tok
 
 # %% ../../nbs/api/testing/00_tiny.ipynb #c68cc8a8
+def _spread(name, p): # standard deviation of a parameter's new values
+    if p.dim() < 2: return 0.1
+    if 'embed' in name and p.dim() == 2 or p.shape[0] == 1: return 0.5
+    return 1/math.sqrt(p[0].numel())
+
 def liven(model, seed=0):
-    "Redraw all parameters of `model` in place so that activations are of order one; returns it in eval mode."
+    "Make all parameters of `model` anew, in place, so that activations are of order one; returns it in eval mode."
     import torch
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if 'norm' in name.lower(): continue
-            std = 0.1 if p.dim() < 2 else 0.5 if 'embed' in name and p.dim() == 2 or p.shape[0] == 1 else 1/math.sqrt(p[0].numel())
-            p.copy_((torch.randn(p.shape, generator=g)*std).to(p.dtype))
+            p.copy_((torch.randn(p.shape, generator=g)*_spread(name, p)).to(p.dtype))
     model.tie_weights()
     return model.eval()
 
-# %% ../../nbs/api/testing/00_tiny.ipynb #5053266d
-def tiny_llava(seed=0, width=32, neurons=96, layers=3, heads=4, vision_width=32, vision_layers=3, image=64, patch=16, context=2048,
-               dtype='float32', vision_feature_layer=-2, strategy='default', vocab_size=400, vision_neurons=None):
-    "`(model, processor)`: a random `LlavaForConditionalGeneration` and its `LlavaProcessor`; sizes as named."
-    import torch
-    import transformers
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-    from transformers.utils import is_torchvision_available
-    tok = tiny_tokenizer(vocab_size)
-    vision = CLIPVisionConfig(hidden_size=vision_width, intermediate_size=vision_neurons or 4*vision_width,
-                              num_hidden_layers=vision_layers, num_attention_heads=4, image_size=image, patch_size=patch, projection_dim=16)
+# %% ../../nbs/api/testing/00_tiny.ipynb #bcc33dd3
+def _clip(width, neurons, layers, image, patch): # configuration of the vision tower
+    from transformers import CLIPVisionConfig
+    return CLIPVisionConfig(hidden_size=width, intermediate_size=neurons, num_hidden_layers=layers,
+                            num_attention_heads=4, image_size=image, patch_size=patch, projection_dim=16)
+
+def _llama(tok, width, neurons, layers, heads, context): # configuration of the language model
+    from transformers import LlamaConfig
     special = {k: getattr(tok, k) for k in ('pad_token_id', 'bos_token_id', 'eos_token_id')}
-    text = LlamaConfig(hidden_size=width, intermediate_size=neurons, num_hidden_layers=layers, num_attention_heads=heads,
-                       num_key_value_heads=heads, vocab_size=len(tok), max_position_embeddings=context, **special)
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=tok.convert_tokens_to_ids('<image>'),
-                         image_seq_length=(image//patch)**2, vision_feature_layer=vision_feature_layer, vision_feature_select_strategy=strategy)
+    return LlamaConfig(hidden_size=width, intermediate_size=neurons, num_hidden_layers=layers,
+                       num_attention_heads=heads, num_key_value_heads=heads, vocab_size=len(tok),
+                       max_position_embeddings=context, **special)
+
+def _llava_processor(tok, image, patch, strategy): # with CLIP's image processor, of the kind that is there
+    import transformers as T
+    from transformers.utils import is_torchvision_available
+    clip = T.CLIPImageProcessor if is_torchvision_available() else T.CLIPImageProcessorPil
+    ip = clip(size=dict(shortest_edge=image), crop_size=dict(height=image, width=image))
+    return T.LlavaProcessor(image_processor=ip, tokenizer=tok, patch_size=patch,
+                            vision_feature_select_strategy=strategy, num_additional_image_tokens=1)
+
+# %% ../../nbs/api/testing/00_tiny.ipynb #5053266d
+def tiny_llava(seed=0,                 # of the weights
+               width=32,               # of the language model's residual stream
+               neurons=96,             # of each of its layers
+               layers=3,
+               heads=4,
+               vision_width=32,
+               vision_layers=3,
+               image=64,               # pixels on a side
+               patch=16,               # likewise
+               context=2048,           # tokens
+               dtype='float32',
+               vision_feature_layer=-2,
+               strategy='default',     # 'full' sends the CLS token on
+               vocab_size=400,
+               vision_neurons=None):   # default: four times `vision_width`
+    "`(model, processor)`: a random `LlavaForConditionalGeneration` and its `LlavaProcessor`."
+    import torch
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+    tok = tiny_tokenizer(vocab_size)
+    config = LlavaConfig(
+        vision_config=_clip(vision_width, vision_neurons or 4*vision_width, vision_layers, image, patch),
+        text_config=_llama(tok, width, neurons, layers, heads, context),
+        image_token_id=tok.convert_tokens_to_ids('<image>'), image_seq_length=(image//patch)**2,
+        vision_feature_layer=vision_feature_layer, vision_feature_select_strategy=strategy)
     model = liven(LlavaForConditionalGeneration(config), seed).to(getattr(torch, dtype))
     model.generation_config.eos_token_id = tok.eos_token_id
-    clip = transformers.CLIPImageProcessor if is_torchvision_available() else transformers.CLIPImageProcessorPil
-    ip = clip(size=dict(shortest_edge=image), crop_size=dict(height=image, width=image))
-    return model, LlavaProcessor(image_processor=ip, tokenizer=tok, patch_size=patch, vision_feature_select_strategy=strategy,
-                                 num_additional_image_tokens=1)
+    return model, _llava_processor(tok, image, patch, strategy)
 
 # %% ../../nbs/api/testing/00_tiny.ipynb #c3ee40ab
-def tiny_samples(n, seed=0, domains=('common', 'driving'), answers=True):
-    "`n` random `Sample`s with images of different sizes and texts of different lengths."
+def _tiny_sample(seed, i, domains, answers):
     from PIL import Image
-    out = []
-    for i in range(n):
-        rng, r = np.random.default_rng([seed, i]), random.Random(f'{seed}-{i}')
-        w, h = r.randint(40, 140), r.randint(40, 140)
-        small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        image = Image.fromarray(small).resize((w, h), Image.NEAREST)
-        say = lambda a, b: ' '.join(r.choices(WORDS, k=r.randint(a, b)))
-        out.append(Sample(f'tiny-{seed}-{i:05}', image, say(2, 12), say(1, 20) if answers else None, r.choice(domains)))
-    return out
+    rng, r = np.random.default_rng([seed, i]), random.Random(f'{seed}-{i}')
+    w, h = r.randint(40, 140), r.randint(40, 140)
+    small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((w, h), Image.NEAREST)
+    say = lambda a, b: ' '.join(r.choices(WORDS, k=r.randint(a, b)))
+    prompt = say(2, 12)
+    answer = say(1, 20) if answers else None
+    return Sample(f'tiny-{seed}-{i:05}', image, prompt, answer, r.choice(domains))
+
+def tiny_samples(n,
+                 seed=0,
+                 domains=('common', 'driving'), # each sample is of one of these
+                 answers=True):                 # do they have answers?
+    "`n` random `Sample`s with images of different sizes and texts of different lengths."
+    return [_tiny_sample(seed, i, domains, answers) for i in range(n)]

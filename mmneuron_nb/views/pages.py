@@ -8,76 +8,87 @@ __all__ = ['CSS', 'TABLE_CSS', 'cell', 'table_html', 'page', 'page_path', 'write
 # %% ../../nbs/api/views/04_pages.ipynb #e6e48dde
 from html import escape
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np
 from ..errors import OptionError, check_path
 from ..writing import write_atomic
 
 # %% ../../nbs/api/views/04_pages.ipynb #5eeff5d5
-def cell(x, percent:bool=False) -> str:
-    "One value for people: 12,345, 12.3%, 0.25; escaped if it is text."
+def cell(x, # a value of a table
+         percent=False): # is it a share?
+    "One value for people: 12,345, 12.3%, 0.25; escaped if it is text, empty if it is NaN."
     if isinstance(x, (bool, np.bool_)): return 'yes' if x else 'no'
     if isinstance(x, (int, np.integer)): return f'{x:,}'
-    if isinstance(x, (float, np.floating)):
-        return '' if np.isnan(x) else f'{x:.1%}' if percent else f'{x:,.0f}' if abs(x) >= 1000 else f'{x:.4g}'
-    return escape(str(x))
+    if not isinstance(x, (float, np.floating)): return escape(str(x))
+    if np.isnan(x): return ''
+    if percent: return f'{x:.1%}'
+    return f'{x:,.0f}' if abs(x) >= 100 else f'{x:.3g}'
 
 # %% ../../nbs/api/views/04_pages.ipynb #28aef38a
-def table_html(
-    frame: pd.DataFrame,        # its index becomes the row headings
-    caption: str,               # what the table shows
-    percent: tuple = (),        # columns of shares
-    limit: int = 200,           # rows shown; the caption says what was left out
-) -> str:
+def _row_html(key, row, columns, percent): # heading cells, then values
+    keys = ''.join(f'<th scope="row">{cell(k)}</th>' for k in (key if isinstance(key, tuple) else (key,)))
+    return f'<tr>{keys}' + ''.join(f'<td>{cell(x, c in percent)}</td>' for x, c in zip(row, columns)) + '</tr>'
+
+def table_html(frame, # DataFrame; its index becomes the row headings
+               caption, # what the table shows
+               percent=(), # columns of shares
+               limit=200): # rows shown; the caption says what was left out
     "A data frame as an accessible HTML table."
     names = [str(n or '') for n in frame.index.names]
     cut = f' (the first {limit} of {len(frame):,} rows)' if len(frame) > limit else ''
     head = ''.join(f'<th scope="col" class="key">{escape(c)}</th>' for c in names)
     head += ''.join(f'<th scope="col">{escape(str(c))}</th>' for c in frame.columns)
-    rows = []
-    for key, row in zip(frame.index[:limit], frame.head(limit).itertuples(index=False)):
-        keys = ''.join(f'<th scope="row">{cell(k)}</th>' for k in (key if isinstance(key, tuple) else (key,)))
-        rows.append(f'<tr>{keys}' + ''.join(f'<td>{cell(x, c in percent)}</td>' for x, c in zip(row, frame.columns)) + '</tr>')
+    rows = zip(frame.index[:limit], frame.head(limit).itertuples(index=False, name=None))
+    body = ''.join(_row_html(key, row, frame.columns, percent) for key, row in rows)
     title = f'<caption>{escape(caption + cut)}</caption>'
-    return f'<table class="mm">{title}<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<table class="mm">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 # %% ../../nbs/api/views/04_pages.ipynb #3e4506cb
 CSS = '''
 :root{color-scheme:light dark;--paper:#fff;--ink:#1a1a1a;--soft:#565656;--line:#c9c9c9;--card:#f5f5f3;--link:#00538a}
-@media (prefers-color-scheme:dark){:root{--paper:#141414;--ink:#f0f0f0;--soft:#b5b5b5;--line:#484848;--card:#1f1f1f;--link:#7cc4ff}}
-*{box-sizing:border-box}body{margin:0 auto;padding:1rem clamp(.7rem,3vw,2rem) 4rem;max-width:72rem;background:var(--paper);color:var(--ink);
-font:16px/1.5 system-ui,sans-serif;overflow-wrap:break-word}
-h1{font-size:1.7rem;line-height:1.2;margin:.6rem 0}h2{font-size:1.3rem;margin:2.2rem 0 .5rem}h3{font-size:1.05rem;margin:1.4rem 0 .4rem}
-a{color:var(--link)}a:focus-visible,summary:focus-visible,[tabindex]:focus-visible{outline:3px solid var(--link);outline-offset:2px}
-.soft{color:var(--soft)}.scroll{overflow:auto;max-width:100%}.skip{position:absolute;left:-99rem}.skip:focus{position:static}
+@media (prefers-color-scheme:dark){:root{--paper:#141414;--ink:#f0f0f0;--soft:#b5b5b5;--line:#484848;--card:#1f1f1f;
+--link:#7cc4ff}}
+*{box-sizing:border-box}body{margin:0 auto;padding:1rem clamp(.7rem,3vw,2rem) 4rem;max-width:72rem;
+background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:break-word}
+h1{font-size:1.7rem;line-height:1.2;margin:.6rem 0}h2{font-size:1.3rem;margin:2.2rem 0 .5rem}
+h3{font-size:1.05rem;margin:1.4rem 0 .4rem}
+a{color:var(--link)}
+a:focus-visible,summary:focus-visible,[tabindex]:focus-visible{outline:3px solid var(--link);outline-offset:2px}
+.soft{color:var(--soft)}.scroll{overflow:auto;max-width:100%}
+.skip{position:absolute;left:-99rem}.skip:focus{position:static}
 figure{margin:0 0 1rem;max-width:100%}summary{cursor:pointer;padding:.3rem 0}
 @media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--soft:#333;--line:#999;--card:#fff;--link:#000}
 body{max-width:none;padding:0;font-size:11pt}
-h2,h3{break-after:avoid}details::details-content{content-visibility:visible;block-size:auto}figure,tr,.mm-card{break-inside:avoid}nav,.skip{display:none}}
+h2,h3{break-after:avoid}details::details-content{content-visibility:visible;block-size:auto}
+figure,tr,.mm-card{break-inside:avoid}nav,.skip{display:none}}
 '''
 TABLE_CSS = '''
 table.mm{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92em;margin:.4rem 0}
 table.mm caption{text-align:left;padding:.2rem 0;font-weight:600}
-table.mm th,table.mm td{padding:.15rem .7rem;border-bottom:1px solid var(--line,rgba(128,128,128,.4));text-align:right;background:none}
+table.mm th,table.mm td{padding:.15rem .7rem;border-bottom:1px solid var(--line,rgba(128,128,128,.4));text-align:right;
+background:none}
 table.mm th[scope=row],table.mm th.key{text-align:left}table.mm th[scope=row]{font-weight:500;white-space:nowrap}
 table.mm thead th{border-bottom-width:2px;white-space:nowrap}
 @media (max-width:30rem){table.mm th,table.mm td{padding:.15rem .35rem}}
 '''
 
 # %% ../../nbs/api/views/04_pages.ipynb #e441c897
-def page(title:str, body:str, css:str='', head:str='') -> str:
-    "A whole HTML page; `title` is escaped, `body`, `css` and `head` are taken as they are."
+def page(title, # text, escaped here
+         body, # HTML, taken as it is
+         css='', # added to `CSS` and `TABLE_CSS`
+         head=''): # HTML for the head, such as a script
+    "A whole HTML page."
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{escape(title)}</title><style>{CSS}{TABLE_CSS}{css}</style>{head}</head>\n<body>'
             f'<a class="skip" href="#main">Skip to content</a><main id="main">\n{body}\n</main></body></html>\n')
 
 # %% ../../nbs/api/views/04_pages.ipynb #fdc0f0a9
-def page_path(path) -> Path:
-    "`path` as a Path if it is the name of a page; else an `OptionError`."
+def page_path(path):
+    "`path` as a `Path` if it is the name of a page; else an `OptionError`."
     path = check_path(path)
-    if path.suffix.lower() not in ('.html', '.htm'): raise OptionError(f'{path.name!r} is not a name for a page: end it with .html.')
-    return path
+    if path.suffix.lower() in ('.html', '.htm'): return path
+    raise OptionError(f'{path.name!r} is not a name for a page: end it with .html.')
 
-def write_page(path, html:str) -> Path:
-    "Writes an HTML file, whole or not at all, with the folder if need be."
+def write_page(path, html):
+    "Writes an HTML file, all of it or nothing, with the folder if need be; returns its path."
     return write_atomic(page_path(path), html, folder=True)

@@ -121,7 +121,7 @@ def maxima(x, plan): # activations [B, T, I]
     return best.float() + 0., not_finite(x, plan) # + 0. turns -0.0 into 0.0
 
 def read(x, plan):
-    "`(maximum, not finite, active counts int32 [B, 4, I])` by a kernel, where there is one; else as `maxima`, and None."
+    "`(maximum, not finite, active counts int32 [B, 4, I])` by a kernel; where there is none, `maxima` and None."
     if plan.kernels and plan.kernels.suit(x): return plan.kernels.read(x, plan.role, plan.count_template)
     return *maxima(x, plan), None
 
@@ -205,7 +205,7 @@ class TopN:
         neuron, key = (torch.cat([b[k] for b in self.buffer]) for k in (0, 1))
         at = torch.arange(self.width*self.n, device=key.device).view(self.width, self.n)
         by, count = neuron.argsort(), torch.bincount(neuron, minlength=self.width)
-        nth = torch.arange(len(by), device=key.device) - (count.cumsum(0) - count)[neuron[by]] # among those of its neuron
+        nth = torch.arange(len(by), device=key.device) - (count.cumsum(0) - count)[neuron[by]]
         cell, most = (neuron[by], nth), int(count.max()) if len(key) else 0
         new = torch.full((self.width, most), EMPTY, device=key.device).index_put_(cell, key[by])
         # what is no entry stands for the last slot, which is free where that matters
@@ -242,7 +242,7 @@ def priority(sample_id, seed=0):
 SHARES = tuple(Fraction(i, 10) for i in range(1, 10)) # the r of paper A, Fig. 13
 
 def at_shares(rows, shares=SHARES): # [T', I] activations of one sample's tokens of one modality
-    "Value [I, S] that more than a share r of the tokens must exceed: the (floor(r n) + 1)-th largest; -inf without tokens."
+    "Value that more than a share r of the tokens must exceed, [I, S]: the (floor(r n) + 1)-th largest, or -inf."
     n = rows.shape[0]
     if n == 0: return rows.new_full((rows.shape[1], len(shares)), -torch.inf, dtype=torch.float32)
     at = [int(r*n) for r in shares] # exact: `Fraction` times int, rounded down

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmneuron_nb.recording import recorder, local
+from mmneuron_nb.recording import local
 from mmneuron_nb.running.batching import domain_of
 from mmneuron_nb.statistics.state import Options, RunState, statistics_of
 from mmneuron_nb.statistics.order import make_key
@@ -37,10 +37,10 @@ class Ours(Plain):
         super().__init__(vlm, samples, modules, folder)
         objects = statistics_of(options.pop('stats', ()))
         opts = Options(modules=modules, stats=tuple(s.spec() for s in objects), **options)
-        ids = [s.id for s in samples] + [f'absent-{k}' for k in range(of - len(samples))] # the lottery is drawn among all
+        ids = [s.id for s in samples] + [f'absent-{k}' for k in range(of - len(samples))] # random samples are chosen among all
         self.state = RunState(self.sites, opts, ids, sorted({domain_of(s) for s in samples}), vlm.device, objects, Path(tempfile.mkdtemp(dir=folder)))
         if of: self.prime(of, len(samples), best)
-        self.commits = recorder.Commits(vlm, self.state)
+        self.commits = local.Commits(local.Run(vlm, samples, opts, objects), self.state)
 
     def prime(self, of, n, best): # of every neuron's n maxima as many reach the floor as the mean rate asks for
         for m, st in self.state.modules.items():
@@ -58,8 +58,7 @@ class Ours(Plain):
             for block in top.rows.blocks: block[:] = 1
 
     def batch(self, group, batch):
-        local.encode_batch = lambda *_: batch # encoding is not counted
-        self.commits(self.commits.read(group))
+        self.commits(self.commits.read(batch)) # encoding is not counted
 
     def end(self):
         self.commits.finish()

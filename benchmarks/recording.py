@@ -23,9 +23,9 @@ from mmneuron_nb import VLM, record, scenes
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.recording import local
 from mmneuron_nb.statistics import base, order, top
-from mmneuron_nb.running.batching import Feed, batches, encode_batch
+from mmneuron_nb.running.batching import batches, encode_batch
+from mmneuron_nb.running.limits import Limits
 from mmneuron_nb.store.storage import sizes
-from mmneuron_nb.statistics.state import Options
 
 from methods import EVERYTHING, PACKAGE, ROWS, Maxima, Plain, make, rate
 
@@ -51,16 +51,16 @@ def peak_mb(): # of this process: `ru_maxrss` would hold the parent's memory fro
 
 def best_of(vlm, samples, groups, modules, folder, m=1): # {module: [tensor [I, m] of each layer]}: largest maxima
     ours = make('max', vlm, samples, modules, folder, top=m)
-    for g in groups: ours.batch(g, encode_batch(vlm, g, ours.state.opts))
+    for g in groups: ours.batch(g, encode_batch(vlm, g))
     ours.end()
     return {k: [order.split_key(t.key.cpu())[0] for t in st.top] for k, st in ours.state.modules.items()}
 
 
-def turns(vlm, methods, groups, opts):
+def turns(vlm, methods, groups):
     "Seconds [batch, method] of `{name: method}`; the end of a method is shared among its batches."
     took = np.zeros((len(groups), len(methods)))
     for k, group in enumerate(groups):
-        batch = encode_batch(vlm, group, opts)
+        batch = encode_batch(vlm, group)
         for j in np.roll(np.arange(len(methods)), k):
             sync(vlm); start = CLOCK()
             list(methods.values())[j].batch(group, batch)
@@ -74,16 +74,16 @@ def turns(vlm, methods, groups, opts):
 
 def table(a):
     vlm, samples, modules = load(a.model), pictures(a.model, a.n), ('lm',) if a.modules == 'lm' else load(a.model).modules
-    opts, names = Options(modules=modules), [n for n in a.methods if n not in PACKAGE or importlib.util.find_spec(PACKAGE[n][0])]
+    names = [n for n in a.methods if n not in PACKAGE or importlib.util.find_spec(PACKAGE[n][0])]
     names = ['plain'] + [n for n in names if n != 'plain']
     with tempfile.TemporaryDirectory() as folder:
         args = (vlm, samples, modules, folder)
-        groups = list(batches(vlm, samples, opts, Feed(a.batch_size)))
+        groups = list(batches(vlm, samples, Limits(a.batch_size)))
         of, best = a.of, best_of(vlm, samples, groups, modules, folder, 1 + int(a.n*rate(50, a.of))) if a.of else None
-        for n in names if a.model == 'toy' else ['plain']: make(n, vlm, samples, modules, tempfile.mkdtemp(dir=folder)).batch(groups[0], encode_batch(vlm, groups[0], opts)) # warm up
+        for n in names if a.model == 'toy' else ['plain']: make(n, vlm, samples, modules, tempfile.mkdtemp(dir=folder)).batch(groups[0], encode_batch(vlm, groups[0])) # warm up
         methods = {n: make(n, *args) for n in names}
         if of: methods |= {n + '+': make(n, *args, of=of, best=best) for n in names if n in EVERYTHING}
-        took, half = turns(vlm, methods, groups, opts), len(groups)//2
+        took, half = turns(vlm, methods, groups), len(groups)//2
     ratio = lambda rows, j: f'{took[rows, j].sum()/took[rows, 0].sum():.2f}' if len(took[rows]) else '-'
     print(f'{vlm}, {"+".join(modules)}: {a.n} samples of {int(np.mean([len(e) for g in groups for e in g]))} tokens in {len(groups)} batches; '
           f'{platform.machine()}, {a.threads} thread(s), {"processor time" if a.cpu_time else "wall clock"}, torch {torch.__version__}, {date.today()}\n')
@@ -111,7 +111,7 @@ def one(a):
         else:
             Maxima.copied = False # alone it may have the model itself
             method = make(a.one, vlm, samples, modules, folder)
-            for g in batches(vlm, samples, Options(modules=modules), Feed(a.batch_size)): method.batch(g, encode_batch(vlm, g, Options()))
+            for g in batches(vlm, samples, Limits(a.batch_size)): method.batch(g, encode_batch(vlm, g))
             method.end()
         print(json.dumps(dict(peak_mb=round(peak_mb()), disk_mb=round(sum(sizes(Path(folder)).values())/1e6, 1))))
 
@@ -173,12 +173,12 @@ def gpu(a):
             f'| shape | method | tokens | plain/s | recording/s | ratio | of it the end | spread of plain | GPU MB | host MB | hours for {FULL_RUN:,} | encoding, ms/sample |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|']
         vlm, samples, modules = shapes.build(name, a.device, a.dtype, a.shrink), shapes.pictures(a.n), ('lm',)
         start = time.perf_counter()
-        groups = list(batches(vlm, samples, Options(), Feed(a.batch_size)))
+        groups = list(batches(vlm, samples, Limits(a.batch_size)))
         encode, groups = (time.perf_counter() - start)/a.n, [g for g in groups if len(g) == max(map(len, groups))] # the rest, smaller batches, is nothing in a long run
         tokens, n = int(np.mean([len(e) for g in groups for e in g])), sum(map(len, groups))
         with tempfile.TemporaryDirectory() as folder:
             args = (vlm, samples, modules, folder)
-            best, encoded = best_of(*args[:2], groups, modules, folder, 1 + int(n*rate(50, FULL_RUN))), [encode_batch(vlm, g, Options()) for g in groups]
+            best, encoded = best_of(*args[:2], groups, modules, folder, 1 + int(n*rate(50, FULL_RUN))), [encode_batch(vlm, g) for g in groups]
             for method in {'all', 'more', 'rows'} & {*a.methods}: in_one_go(vlm, make(method, *args), groups[:2], encoded) # warm up
             before, _ = in_one_go(vlm, Plain(*args), groups, encoded)
             for method, of in [(m, FULL_RUN) for m in ('max', 'all', 'more', 'rows') if m in a.methods] + [(m, 0) for m in ('all', 'rows') if a.filling]:
@@ -221,13 +221,13 @@ def profile(a):
     vlm, samples = load(a.model), pictures(a.model, a.n)
     modules = ('lm',) if a.modules == 'lm' else vlm.modules
     with tempfile.TemporaryDirectory() as folder:
-        groups = list(batches(vlm, samples, Options(modules=modules), Feed(a.batch_size)))
+        groups = list(batches(vlm, samples, Limits(a.batch_size)))
         for name in ('all', 'more', 'rows'):
             for of in ([0, a.of] if a.of else [0]):
                 best = best_of(vlm, samples, groups, modules, folder, 1 + int(a.n*rate(50, of))) if of else None
                 ours = make(name, vlm, samples, modules, folder, of=of, best=best)
                 spent.clear()
-                for g in groups: ours.batch(g, encode_batch(vlm, g, ours.state.opts))
+                for g in groups: ours.batch(g, encode_batch(vlm, g))
                 ours.end()
                 forward = spent.pop('forward, hooks and rest')
                 print(f'{ROWS[name]}{f", at the rate of {of:,}" if of else ""}: forward {forward:.2f} s; beside it ' + ', '.join(f'{k} {v:.2f} s ({v/forward:.1%})' for k, v in spent.most_common()))

@@ -68,7 +68,7 @@ def brute(vlm, module, site, opts):
     "`{layer: (values [I, S], sample numbers)}` of all samples, one at a time, every activation kept."
     out = {}
     for s in sorted(SAMPLES, key=lambda s: s.id):
-        b = encode_batch(vlm, [s], opts)
+        b = encode_batch(vlm, [s], opts.answers)
         lay = b.layouts[module]
         counted = (lay.visual | lay.text)[0]
         for l, a in vlm.activations(b, module, site).items():

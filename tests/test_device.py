@@ -106,12 +106,12 @@ class Stream:
 @pytest.fixture
 def one_late(monkeypatch):
     "Batches are added as on a GPU: each after the next one was begun."
-    init, log = recorder.Commits.__init__, []
+    init, log = local.Commits.__init__, []
     def late(self, *a, **k):
         init(self, *a, **k)
         self.stream = Stream()
     begin, count = local.begin_batch, local.count
-    monkeypatch.setattr(recorder.Commits, '__init__', late)
+    monkeypatch.setattr(local.Commits, '__init__', late)
     monkeypatch.setattr(torch.cuda, 'stream', lambda s: contextlib.nullcontext())
     monkeypatch.setattr(local, 'begin_batch', lambda *a: (log.append('begin'), begin(*a))[1])
     monkeypatch.setattr(local, 'count', lambda *a: (log.append('add'), count(*a))[1])

@@ -99,7 +99,7 @@ def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
     time.sleep(.4)
     p.terminate()
     _, err = p.communicate(timeout=60)
-    assert p.returncode and 'of 40 samples. The same call goes on from there.' in err, err[-2000:]
+    assert p.returncode and "of 40 samples, kept in '" in err and "run.zarr.partial'. The same call goes on from there." in err, err[-2000:]
     assert start(tmp_path/'run.zarr').wait(timeout=60) == 0
     equal(whole, open_store(tmp_path/'run.zarr'))
 
@@ -114,14 +114,14 @@ def test_nan_in_one_layer_keeps_the_sample_out_of_all(tmp_path):
     vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4)
     act, bad = vlm.model.get_submodule(vlm.sites('lm')[1].act), samples[7].id
     encode = local.read_batch
-    def read(vlm, group, state):      # the second layer breaks, for one sample
-        rows = [n for n, e in enumerate(group) if e.sample.id == bad]
+    def read(vlm, batch, state):      # the second layer breaks, for one sample
+        rows = [n for n, s in enumerate(batch.samples) if s.id == bad]
         def poison(mod, args, out):
             out = out.clone()
             out[rows, 3, 5] = float('nan')
             return out
         handle = act.register_forward_hook(poison)
-        try: return encode(vlm, group, state)
+        try: return encode(vlm, batch, state)
         finally: handle.remove()
     with pytest.MonkeyPatch.context() as m:
         m.setattr(local, 'read_batch', read)

@@ -13,9 +13,10 @@ from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.testing.zoo import ZOO, tiny_vlm
 from mmneuron_nb.recording import recorder, local
 from mmneuron_nb.running import prefetch
-from mmneuron_nb.running.batching import Feed, batches, padded_length, token_count
+from mmneuron_nb.running.batching import batches, padded_length, token_count
+from mmneuron_nb.running.limits import Limits
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.statistics.state import Options, RunState
+from mmneuron_nb.statistics.state import RunState
 
 KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False)
 CUDA = lambda: torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
@@ -124,7 +125,7 @@ def test_out_of_memory_while_answers_are_generated(k):
 def test_answers_longer_than_the_context_are_refused_one_by_one():
     vlm = small()
     bare = [replace(s, answer=None) for s in SAMPLES[:6]]
-    vlm.context = max(len(e) for g in batches(vlm, bare, Options(answers='none')) for e in g) + 2
+    vlm.context = max(len(e) for g in batches(vlm, bare, answers='none') for e in g) + 2
     store = record(vlm, bare, on_bad='skip', answers='generate', max_new_tokens=6, **KW)
     assert store.skipped and all('context' in d['reason'] for d in store.skipped) and len(store) + len(store.skipped) == 6
 
@@ -172,9 +173,9 @@ def test_ctrl_c_while_a_batch_is_counted_waits_for_its_end(whole, tmp_path, monk
 def test_the_budget_is_kept(name): # tiles and grids of different sizes
     vlm, rng = VLM(*tiny_vlm(name)), random.Random(1)
     samples = [replace(s, image=s.image.resize((rng.randrange(40, 300), rng.randrange(40, 300)))) for s in SAMPLES]
-    ones = {e.sample.id: token_count(vlm, e) for g in batches(vlm, samples, Options(), 1) for e in g}
+    ones = {e.sample.id: token_count(vlm, e) for g in batches(vlm, samples, 1) for e in g}
     for tokens in (1, 250, 700, 2000, None):
-        groups = list(batches(vlm, samples, Options(), Feed(6, tokens)))
+        groups = list(batches(vlm, samples, Limits(6, tokens)))
         assert sorted(e.sample.id for g in groups for e in g) == sorted(ones)
         for g in groups:
             assert len({padded_length(len(e), vlm.context) for e in g}) == 1 and len(g) <= 6
@@ -242,7 +243,7 @@ def test_a_killed_worker_loses_nothing(whole):
 def test_killed_while_they_write(): # pictures far larger than a pipe holds
     vlm, rng = VLM(*tiny_llava(seed=4, layers=1, image=224, patch=32)), random.Random(3)
     for _ in range(15):
-        with warnings.catch_warnings(record=True), prefetch.Ahead(vlm, SAMPLES, workers=2) as source:
+        with warnings.catch_warnings(record=True), prefetch.Prefetcher(vlm, SAMPLES, workers=2) as source:
             it, begin = iter(source), time.monotonic()
             made = [next(it), next(it)]
             time.sleep(rng.uniform(0, .02))
@@ -252,7 +253,7 @@ def test_killed_while_they_write(): # pictures far larger than a pipe holds
 
 
 def test_a_worker_that_hangs_is_given_up(whole, monkeypatch):
-    monkeypatch.setattr(prefetch, 'PATIENCE', 1)
+    monkeypatch.setattr(prefetch, 'TIMEOUT', 1)
     parent = os.getpid()
     def slow(): # opens in the parent only
         if os.getpid() != parent: time.sleep(60)
@@ -265,7 +266,7 @@ def test_a_worker_that_hangs_is_given_up(whole, monkeypatch):
 def test_no_process_can_be_started(whole, monkeypatch):
     def none(*a, **k): raise OSError(12, 'Cannot allocate memory')
     monkeypatch.setattr(os, 'fork', none)
-    with pytest.warns(UserWarning, match='No process can be started'): equal(whole, record(small(), SAMPLES, workers=1, **KW))
+    with pytest.warns(UserWarning, match='cannot be started'): equal(whole, record(small(), SAMPLES, workers=1, **KW))
 
 
 RUN = '''

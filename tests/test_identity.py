@@ -100,3 +100,9 @@ def test_neither_repairs_the_other(vlm, tmp_path):
         with pytest.raises(StoreError, match='changes'): record(vlm, SAMPLES, out=out, **OPTIONS)
         vlm.forward(vlm.encode(SAMPLES[:1]))
     with pytest.warns(UserWarning, match='is damaged'): assert record(vlm, SAMPLES, out=out, **OPTIONS).verify(100)
+
+def test_other_machines_do_not_know_a_change(vlm, tmp_path):
+    with silenced(vlm):
+        with pytest.raises(ModelError, match="is changed at the moment .silenced., which other machines do not know; record with"):
+            record(vlm, SAMPLES, out=tmp_path/'run.zarr', engine='ray', **OPTIONS)
+        vlm.forward(vlm.encode(SAMPLES[:1]))

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 import torch
+from ..display import ShownBy
 from ..errors import ModelError, SiteError, check_choice
 from ..names import MODULES
 from .adapters import adapter_for
@@ -143,8 +144,10 @@ class Running(Pointing):
         return dict(sorted(out.items())) # not in the order of execution: Qwen3-VL's projector runs later layers first
 
 # %% ../../nbs/api/models/14_vlm.ipynb #8804c180
-class VLM(Running, Generating, Checking, Describing, Loading):
+class VLM(Running, Generating, Checking, Describing, Loading, ShownBy):
     "A vision-language model with its processor: one handle for its neurons."
+    shown_by = 'tables.vlm_html'
+
     def __init__(
         self,
         model,          # a transformers image-text-to-text model

@@ -52,7 +52,7 @@ class Attaching:
 # %% ../../nbs/api/store/03_attaching.ipynb #1c51cc92
 def as_recorded(store, sample):
     "`Encoded` sample as the recording saw it."
-    e = encode_sample(store.vlm, sample, store.options)
+    e = encode_sample(store.vlm, sample, store.options.answers)
     if store.options.answers != 'generate' or sample.answer is not None: return e
     row = table_row(store._table, store.ids.index(sample.id))
     _, ids = row.tokens['lm'].expand(store.vlm.image_token_id)
@@ -62,7 +62,7 @@ def as_recorded(store, sample):
 ROW_CACHE = 256_000_000 # bytes of activations kept for further questions about the same samples
 
 def _read(store, sample, module, layer): # one pass: of all layers, where they fit
-    batch = encode_batch(store.vlm, [as_recorded(store, sample)], store.options)
+    batch = encode_batch(store.vlm, [as_recorded(store, sample)], store.options.answers)
     width = sum(s.width for s in store.sites if s.module == module)
     small = width*batch.layouts[module].roles.shape[1]*4 < ROW_CACHE//4
     acts = store.vlm.activations(batch, module, store.site, None if small else [layer])

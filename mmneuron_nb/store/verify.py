@@ -72,7 +72,7 @@ def draw_entries(store, n, seed=0):
 # %% ../../nbs/api/store/06_verify.ipynb #1445aa33
 def columns(store, sample, entries):
     "`{(module, position of the layer, neuron): (activations [T], roles [T])}` of one sample, by one forward pass."
-    batch = encode_batch(store.vlm, [as_recorded(store, sample)], store.options)
+    batch = encode_batch(store.vlm, [as_recorded(store, sample)], store.options.answers)
     sites, want, out = {(s.module, s.layer): s for s in store.sites}, {}, {}
     for m, l, i, _ in entries:
         site = sites[m, int(store.module(m).layer[l])]

@@ -18,7 +18,7 @@ from .overlays import CARD_CSS, check_row, exemplar_card, scale_words
 from .pages import cell, page, page_path, table_html, write_page
 from .palette import LOOK
 from .static import histogram_picture, layer_picture, modules_picture, shares_picture
-from .summaries import histogram, silent_words, summary, type_counts
+from .summaries import TypeCounts, histogram, silent_words, summary, type_counts
 
 # %% ../../nbs/api/views/06_report.ipynb #57a621f3
 def counts_by_module(s): # a `Summary`
@@ -43,7 +43,7 @@ def found_html(counts, # {module: `TypeCounts`}
     rule = f' Rule: {attrs["rule"]}.' if attrs.get('rule') else ''
     notes = ''.join(f'<p class="careful">{escape(str(n))}</p>' for n in attrs.get('notes', ()))
     chart = replace(modules_picture(counts), alt=f'Share of each type in {", ".join(counts)}.{rule}')
-    table = table_html(type_rows(counts), 'Neurons by their most likely type', ('share', 'share of all'))
+    table = table_html(type_rows(counts), 'Neurons by their most likely type', TypeCounts.shares)
     return (f'<h2 id="types">What was found</h2><ul class="found">{sentences}</ul>{notes}{chart.html("m-")}'
             f'<div class="scroll" tabindex="0" role="region" aria-label="Table of types">{table}</div>')
 

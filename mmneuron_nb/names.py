@@ -18,6 +18,7 @@ TYPES = ('visual', 'text', 'multi-modal', 'unknown')
 # %% ../nbs/api/01_names.ipynb #e80e9433
 MODULES = ('vision', 'projector', 'resampler', 'qformer_query', 'qformer', 'lm') # in the order in which data pass them
 
+# %% ../nbs/api/01_names.ipynb #63c4504a
 def parse_neuron(neuron):
     "`(module, layer, index)` from such a tuple or from its name, `lm.L20.U188`; raises `SiteError`."
     try:
@@ -27,10 +28,11 @@ def parse_neuron(neuron):
             return module, int(layer[1:]), int(unit[1:])
         module, layer, index = neuron
         return str(module), int(layer), int(index)
-    except (ValueError, TypeError, IndexError) as e: raise SiteError(f'{neuron!r} names no neuron;',
-                                                                     "write ('lm', 20, 188) or 'lm.L20.U188'.") from e
+    except (ValueError, TypeError, IndexError) as e:
+        raise SiteError(f'{neuron!r} names no neuron;', "write ('lm', 20, 188) or 'lm.L20.U188'.") from e
 
-def neuron_name(neuron): # (module, layer, index) -> 'lm.L20.U188'
-    "The name of a neuron."
+# %% ../nbs/api/01_names.ipynb #d0f8e839
+def neuron_name(neuron):
+    "The name of a neuron, 'lm.L20.U188', from anything that `parse_neuron` reads."
     module, layer, index = parse_neuron(neuron)
     return f'{module}.L{layer}.U{index}'

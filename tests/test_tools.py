@@ -187,6 +187,15 @@ def test_pages_of_a_project(project, capsys):
     assert docs.main(project) == 1
     assert 'nothing_of_this_name' in capsys.readouterr().out
 
+def test_a_page_is_left_out_for_want_of_an_optional_package(tmp_path, monkeypatch):
+    write(tmp_path/'nbs/api/01b_two.ipynb', book(code('import triton')))
+    monkeypatch.setattr(notebooks, 'missing', lambda nb: 'triton')
+    assert docs.left_out(tmp_path) == {'api/two.html': Path('api/01b_two.ipynb')}
+    (tmp_path/'one.html').write_text('<a href="api/two.html">two</a>')
+    pages = {'one.html': Path('00_one.ipynb')}
+    assert docs.check(tmp_path, pages, {'api/two.html'})[0] == []
+    assert 'leads nowhere' in docs.check(tmp_path, pages)[0][0]
+
 def test_outputs_of_pages_are_static_and_speak():
     picture = shows(text_plain='<A "plot">', image_png=GIF)
     out = list(docs.static([picture, shows(**{'application_x+json': {}}), prints('e', 'stderr')]))

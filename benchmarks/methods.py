@@ -50,7 +50,7 @@ class Ours(Plain):
                 value = torch.full((top.width, top.n), HUGE).index_copy_(1, torch.tensor([top.n - 1]), floor[:, None])
                 top.key, top.floor = make_key(value, torch.arange(top.n)).to(top.key.device), None
                 top.room = 2*rate(top.n, of)*top.width
-                if top.kind: top.columns['place'], top.rows = torch.arange(top.n, device=top.key.device).expand(top.width, -1)[..., None].clone(), top.slots()
+                if top.kind: top.columns['slot'], top.rows = torch.arange(top.n, device=top.key.device).expand(top.width, -1)[..., None].clone(), top.make_rows()
 
     def touch(self, tokens): # the files of token rows as they are in the middle of a run: every page was written before
         for top in (t for m in self.state.modules.values() for t in m.top if t.rows is not None):

@@ -1,4 +1,5 @@
-"""What a GPU asks for, proved without one: while the model runs, no statistic waits for an answer of the device; its kernels, here in Triton's interpreter, give the same bits."""
+"""What a GPU asks for, proved without one: while the model runs, no statistic waits for an answer of the device;
+its kernels, here in Triton's interpreter, give the same bits."""
 import contextlib
 import os
 
@@ -19,14 +20,16 @@ from mmneuron_nb.recording.local import BatchReader, read_batch
 from mmneuron_nb.statistics.top import TopSamples
 from mmneuron_nb.statistics.order import Plan
 
-WAITS = {'_local_scalar_dense', 'item', 'tolist', 'nonzero', 'masked_select', 'equal', 'is_nonzero', '_unique2', 'unique_consecutive', 'bincount', 'repeat_interleave'}
+WAITS = {'_local_scalar_dense', 'item', 'tolist', 'nonzero', 'masked_select', 'equal', 'is_nonzero', '_unique2',
+         'unique_consecutive', 'bincount', 'repeat_interleave'}
 
 
 class NoWaiting(TorchDispatchMode):
     "Refuses what would stop a GPU until it has answered."
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        masks = name in ('index', 'index_put', 'index_put_') and any(torch.is_tensor(i) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        index = args[1] if name in ('index', 'index_put', 'index_put_') else ()
+        masks = [i for i in index if torch.is_tensor(i) and i.dtype in (torch.bool, torch.uint8)]
         if name in WAITS or masks: raise AssertionError(f'{name} waits for the device')
         return func(*args, **(kwargs or {}))
 
@@ -39,14 +42,15 @@ def as_on_a_gpu(monkeypatch):
         self.waits = False
     def watched(self, site, x):
         seen.append(site)
-        first = self.layers[site.module, site.layer]['top'].room is None # the first batch of a layer may ask: then all have room
+        first = self.layers[site.module, site.layer]['top'].room is None # a layer's first batch may ask
         with contextlib.nullcontext() if first else NoWaiting(): called(self, site, x)
     monkeypatch.setattr(Plan, '__post_init__', plan)
     monkeypatch.setattr(BatchReader, '__call__', watched)
     return seen
 
 
-KW = dict(top=4, random=5, modules=('vision', 'projector', 'lm'), progress=False, batch_size=3, keep_tokens=True, stats=[Moments(), RoleMaximum()])
+KW = dict(top=4, random=5, modules=('vision', 'projector', 'lm'), progress=False, batch_size=3, keep_tokens=True,
+          stats=[Moments(), RoleMaximum()])
 
 
 def test_nothing_waits_and_the_store_is_the_same(as_on_a_gpu, monkeypatch):
@@ -81,9 +85,11 @@ def with_kernels(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize('options', [{}, dict(count_template=True, keep_tokens=False, order=3), dict(keep_tokens='float16', site='post', domains=False, stats=[])], ids=str)
+@pytest.mark.parametrize('options', [{}, dict(count_template=True, keep_tokens=False, order=3),
+                                     dict(keep_tokens='float16', site='post', domains=False, stats=[])], ids=str)
 def test_kernels_record_the_same(with_kernels, monkeypatch, options):
-    kw, (vlm, samples) = KW | dict(modules=('projector', 'lm'), top=2, random=2) | options, (VLM(*tiny_llava(seed=5, layers=1, neurons=20)), tiny_samples(7, seed=5))
+    kw = KW | dict(modules=('projector', 'lm'), top=2, random=2) | options
+    vlm, samples = VLM(*tiny_llava(seed=5, layers=1, neurons=20)), tiny_samples(7, seed=5)
     got = record(vlm, samples, **kw)
     assert with_kernels.count('read') == 6 and ('pairs' in with_kernels) == (kw['keep_tokens'] != 'float16')
     monkeypatch.undo()
@@ -121,7 +127,8 @@ def one_late(monkeypatch):
 def test_batches_are_added_while_the_next_is_read(as_on_a_gpu, one_late, monkeypatch):
     vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(14, seed=4)
     got, log = record(vlm, samples, **KW), [*one_late]
-    assert log[:6] == ['begin', 'begin', 'add', 'begin', 'add', 'begin'] and log.count('add') == log.count('begin') == 5 and log[-1] == 'add'
+    assert log[:6] == ['begin', 'begin', 'add', 'begin', 'add', 'begin'] and log[-1] == 'add'
+    assert log.count('add') == log.count('begin') == 5
     monkeypatch.undo()
     equal(got, record(vlm, samples, **KW))
 
@@ -203,5 +210,7 @@ def test_kernels_leave_pads_and_the_sign_of_zero_alone():
     assert not bad.any() and not active.any() and not top.any()
     at = torch.arange(3, device=device)
     visual, text, row, ends = kernels.pairs(x, roles, False, at*0, at, torch.tensor(3, device=device), 4, True)
-    for part in (visual, text): assert not torch.signbit(part[:, :2]).any() and not part[:, :2].any() and (part[:, 2:] == -torch.inf).all()
+    for part in (visual, text):
+        assert not torch.signbit(part[:, :2]).any() and not part[:, :2].any()
+        assert (part[:, 2:] == -torch.inf).all()
     assert not row.any() and not ends.any()

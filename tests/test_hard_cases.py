@@ -59,14 +59,16 @@ def test_sums_that_do_not_fit_are_refused(value, dtype):
 
 
 def test_statistics_keep_their_form():
-    forms = dict(dtype=stat(fn=lambda a, k: full(a, 1, torch.float32 if k < 3 else torch.int64)),
-                 size=stat(dims=('bin',), fn=lambda a, k: full(a, 1., torch.float32)[:, None].repeat(1, 3 if k < 3 else 1, 1)))
-    for s in forms.values():
+    ones = lambda a, n: full(a, 1., torch.float32)[:, None].repeat(1, n, 1)
+    changing = (stat(fn=lambda a, k: full(a, 1, torch.float32 if k < 3 else torch.int64)),
+                stat(dims=('bin',), fn=lambda a, k: ones(a, 3 if k < 3 else 1)))
+    for s in changing:
         with pytest.raises(OptionError, match='the same form'): record(VLM_, SAMPLES, stats=[s], **KW)
-    two, one = (record(VLM_, part, stats=[stat(dims=('bin',), fn=lambda a, k, n=n: full(a, 1., torch.float32)[:, None].repeat(1, n, 1))], **KW)
+    two, one = (record(VLM_, part, stats=[stat(dims=('bin',), fn=lambda a, k, n=n: ones(a, n))], **KW)
                 for part, n in ((SAMPLES[:4], 2), (SAMPLES[4:], 1)))
     with pytest.raises(StoreError, match='in one run'): two.merge(one)
-    with pytest.raises(OptionError, match='real numbers'): record(VLM_, SAMPLES, stats=[stat(fn=lambda a, k: full(a, 1j, torch.complex64))], **KW)
+    unreal = stat(fn=lambda a, k: full(a, 1j, torch.complex64))
+    with pytest.raises(OptionError, match='real numbers'): record(VLM_, SAMPLES, stats=[unreal], **KW)
     for bad in (stat(name='role', fn=None), stat(dims=('a', 'a'), fn=None), stat(dims=5, fn=None)):
         with pytest.raises(OptionError): record(VLM_, SAMPLES, stats=[bad], **KW)
     with pytest.raises(OptionError, match='stats=5'): record(VLM_, SAMPLES, stats=5, **KW)
@@ -78,12 +80,14 @@ def test_settings_of_the_class_count_too(tmp_path):
         def reduce(self, acts): return ((acts.x > self.level) & ~acts.plan.pad[..., None]).sum(1)
     record(VLM_, SAMPLES, tmp_path/'run.zarr', stats=[Above()], **KW)
     Above.level = 99.
-    with pytest.raises(StoreError, match='another stats'): record(VLM_, SAMPLES, tmp_path/'run.zarr', stats=[Above()], **KW)
+    with pytest.raises(StoreError, match='another stats'):
+        record(VLM_, SAMPLES, tmp_path/'run.zarr', stats=[Above()], **KW)
     class Edges(Statistic):
         name = 'edges'
         def __init__(self): self.edges = (0., .5)
         def reduce(self, acts): return acts.x.amax(1)
-    a, b = record(VLM_, SAMPLES[:4], stats=[Edges()], **KW), record(VLM_, SAMPLES[4:], tmp_path/'b.zarr', stats=[Edges()], **KW)
+    a = record(VLM_, SAMPLES[:4], stats=[Edges()], **KW)
+    b = record(VLM_, SAMPLES[4:], tmp_path/'b.zarr', stats=[Edges()], **KW)
     assert len(a.merge(b)) == 9
 
 
@@ -91,7 +95,8 @@ def test_bfloat16_maxima_and_zeros_without_a_sign():
     store = record(VLM_, SAMPLES, stats=[stat(combine='max', fn=lambda a, k: a.x.amax(1).bfloat16())], **KW)
     assert store.ds.odd.dtype == np.float32
     zero = record(VLM_, SAMPLES, stats=[stat(combine='max', fn=lambda a, k: a.x[:, 9]*0)], **KW)
-    assert not np.signbit(zero.ds.odd.values).any() and not np.signbit(zero.ds.top_text.values[zero.ds.top_text.values == 0]).any()
+    text = zero.ds.top_text.values
+    assert not np.signbit(zero.ds.odd.values).any() and not np.signbit(text[text == 0]).any()
 
 
 def test_a_statistic_that_is_refused_loses_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""Invariants 4 to 6 as properties: merging is associative and commutative, and nothing depends on batches, order or shards."""
+"""Invariants 4 to 6 as properties: merging is associative and commutative; batches, order and shards change nothing."""
 import math, random
 
 import numpy as np
@@ -32,7 +32,8 @@ def same(a, b): return torch.equal(a.key, b.key) and torch.equal(a.columns['col'
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.lists(value, min_size=3, max_size=3), min_size=1, max_size=24), st.integers(1, 7), st.randoms(use_true_random=False))
+@given(st.lists(st.lists(value, min_size=3, max_size=3), min_size=1, max_size=24), st.integers(1, 7),
+       st.randoms(use_true_random=False))
 def test_top_n_is_one_pass_in_any_order_and_any_split(rows, n, rng):
     order = list(range(len(rows)))
     whole = fill(rows, order, n)
@@ -73,8 +74,11 @@ moderate = st.one_of(st.sampled_from(few[:7] + [1e4, -1e4]), st.floats(-1e5, 1e5
 @given(st.data())
 def test_statistics_are_one_pass_in_any_order_and_any_split(kind, data):
     n, tokens, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
-    draw = lambda what, *shape: torch.tensor(data.draw(st.lists(what, min_size=math.prod(shape), max_size=math.prod(shape)))).reshape(shape)
-    x, roles, domain = draw(moderate, n, tokens, width).float(), draw(st.integers(0, 4), n, tokens).to(torch.uint8), draw(st.integers(0, 1), n)
+    def draw(what, *shape):
+        size = math.prod(shape)
+        return torch.tensor(data.draw(st.lists(what, min_size=size, max_size=size))).reshape(shape)
+    x, domain = draw(moderate, n, tokens, width).float(), draw(st.integers(0, 1), n)
+    roles = draw(st.integers(0, 4), n, tokens).to(torch.uint8)
     def fed(rows, size):
         stat = kind().fresh(width, 2)
         for k in range(0, len(rows), size):
@@ -103,7 +107,11 @@ def test_keys_order_like_value_then_sample(a, b, i, j):
     assert split_key(torch.tensor([ka]))[1].item() == i and split_key(torch.tensor([ka]))[0].item() == fa
 
 
-@pytest.fixture(scope='module', params=[dict(seed=1, layers=2, neurons=48), dict(seed=2, layers=4, neurons=40, width=24, heads=3, image=96, vision_layers=2)], ids=str)
+MODELS = [dict(seed=1, layers=2, neurons=48),
+          dict(seed=2, layers=4, neurons=40, width=24, heads=3, image=96, vision_layers=2)]
+
+
+@pytest.fixture(scope='module', params=MODELS, ids=str)
 def world(request):
     vlm, samples = VLM(*tiny_llava(**request.param)), tiny_samples(26, seed=request.param['seed'])
     kw = dict(top=7, random=6, modules=('vision', 'projector', 'lm'), progress=False)
@@ -122,9 +130,11 @@ def test_store_does_not_depend_on_batches_order_or_shards(world, trial, tmp_path
     vlm, samples, kw, whole = world
     rng = random.Random(trial)
     mixed = rng.sample(samples, len(samples))
-    equal(whole, record(vlm, mixed, batch_size=rng.choice([1, 2, 3, 5, 13]), max_tokens_per_batch=rng.choice([1, 150, 400, None]), workers=trial % 3, **kw))
+    size, tokens = rng.choice([1, 2, 3, 5, 13]), rng.choice([1, 150, 400, None])
+    equal(whole, record(vlm, mixed, batch_size=size, max_tokens_per_batch=tokens, workers=trial % 3, **kw))
     cut = sorted(rng.sample(range(1, len(mixed)), 2))
-    a, b, c = (record(vlm, p, batch_size=rng.choice([1, 4, 7]), **kw) for p in (mixed[:cut[0]], mixed[cut[0]:cut[1]], mixed[cut[1]:]))
+    parts = mixed[:cut[0]], mixed[cut[0]:cut[1]], mixed[cut[1]:]
+    a, b, c = (record(vlm, p, batch_size=rng.choice([1, 4, 7]), **kw) for p in parts)
     equal(whole, a.merge(b).merge(c))
     equal(whole, c.merge(a.merge(b, tmp_path/'ab.zarr'), tmp_path/'abc.zarr'))
     assert modality_types(whole).equals(modality_types(a.merge(b).merge(c)))
@@ -147,7 +157,8 @@ def test_integer_ids_break_ties_as_numbers(world):
     ('different layers', lambda vlm, s, kw: record(vlm, s[4:8], **kw | dict(layers=[0]))),
     ('1 samples are in both stores', lambda vlm, s, kw: record(vlm, s[3:8], **kw)),
     ('stand for other texts or images', lambda vlm, s, kw: record(vlm, [renamed(s[5], s[3].id)], **kw)),
-    ('stand for other texts or images', lambda vlm, s, kw: record(vlm, [s[5], renamed(s[3], s[3].id, prompt='what?')], **kw)),
+    ('stand for other texts or images',
+     lambda vlm, s, kw: record(vlm, [s[5], renamed(s[3], s[3].id, prompt='what?')], **kw)),
     ('strings and numbers', lambda vlm, s, kw: record(vlm, [renamed(s[5], 1)], **kw)),
 ], ids=['weights', 'top', 'site', 'modules', 'layers', 'overlap', 'texts', 'images', 'kinds of ids'])
 def test_merge_refuses(what, other, tmp_path):
@@ -170,4 +181,5 @@ def test_the_same_picture_under_another_name_is_another_sample():
     kw = dict(top=7, random=6, progress=False)
     both = record(vlm, samples, **kw).merge(record(vlm, [renamed(samples[0], 'copy')], **kw))
     assert both.ids == sorted([*[s.id for s in samples], 'copy'])
-    with pytest.raises(StoreError, match='exists'): record(vlm, samples, **kw).merge(record(vlm, [renamed(samples[0], 'copy')], **kw), __file__)
+    other = record(vlm, [renamed(samples[0], 'copy')], **kw)
+    with pytest.raises(StoreError, match='exists'): record(vlm, samples, **kw).merge(other, __file__)

@@ -10,7 +10,8 @@ __all__ = ['PORTION', 'AHEAD', 'EVERY', 'TICK', 'LAST_WAIT', 'RayOptions', 'ray_
 import os, time
 from collections import Counter, deque
 from dataclasses import dataclass, replace
-from ..errors import MMNeuronError, ModelError, OptionError, WorkerError, check_number, check_whole, guess, shown
+from ..errors import MMNeuronError, ModelError, OptionError, WorkerError
+from ..errors import check_number, check_whole, guess, shown
 from .local import all_or_nothing, restore_rows, save, without_random
 from .ray_actor import Recorder, cluster, identity, ray_module, ship
 from ..statistics.state import RunState, merge_into

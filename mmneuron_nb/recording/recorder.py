@@ -225,7 +225,7 @@ def record(
     engine_options=None,        # a dictionary of options for 'ray', as in `RayOptions`: address, actors, num_gpus, load
     batch_size=8,               # samples per forward pass at most; changes speed, never the result
     max_tokens_per_batch='auto',# padded tokens per forward pass at most: 8,192 on a CPU, 32,768 on a GPU; None: any
-    workers=None,               # processes that read images; None: 0 on a CPU, else as many as cores but one (at most 8)
+    workers=None,               # processes that read images; None: 0 on a CPU, else all cores but one (at most 8)
     on_bad='raise',             # 'raise', or 'skip': list samples that cannot be read or do not fit, and go on
     resume=True,                # go on from an interrupted run; return a finished one, after repairing what is damaged
     overwrite=False,            # replace whatever recording is at `out`

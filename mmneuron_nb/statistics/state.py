@@ -17,7 +17,7 @@ import torch
 from ..errors import OptionError, StoreError, check_choice, check_whole, shown
 from ..names import VISUAL
 from .token_rows import KINDS, RowFiles
-from .base import ActiveCounts, Described, Moments, RoleMaximum, Statistic
+from .base import FOLD, ActiveCounts, Described, Moments, RoleMaximum, Statistic
 from .top import RandomSamples, TopSamples, rows_of
 from .order import priority
 
@@ -27,74 +27,118 @@ class Options:
     "What is recorded, with the defaults of paper A (Xu, Lan, Lu 2025), sections 3.2 and 4.1."
     top: int = 50 # N, samples of largest maximum per neuron
     random: int = 50 # R, random samples shared by all neurons
-    order: int = 8 # K, largest visual and text activations kept with each top sample: thresholds n up to K - 1 can be tried later
+    order: int = 8 # K, largest visual and text activations kept with each top sample: n up to K - 1 can be tried
     modules: tuple = ('lm',) # any of 'vision', 'projector', 'lm'
     site: str = 'act' # 'act' or 'post'
     layers: tuple|None = None # only these layers
     domains: bool = True # count active tokens per domain (site 'act'), for DAPE
     count_template: bool = False # may template tokens own a maximum?
-    keep_tokens: bool|str = False # keep the token row of every top entry: True (a byte per token), or as 'uint8', 'float16' or 'float32'
-    answers: str = 'given' # 'given' (teacher-forced), 'generate' (greedy, for samples without one) or 'none' (prompt only)
+    keep_tokens: bool|str = False # keep the token row of every top entry: as 'uint8' (or True), 'float16' or 'float32'
+    answers: str = 'given' # (teacher-forced), 'generate' (greedy, for samples without one) or 'none' (prompt only)
     max_new_tokens: int = 128 # of generated answers
-    seed: int = 0 # of the lottery that draws the random samples
+    seed: int = 0 # of the choice of random samples
     stats: tuple = () # further statistics, as their `spec`s
 
     def __post_init__(self):
-        for name, *span in (('top', 1, 1_000_000), ('random', 0), ('order', 1, 100_000), ('max_new_tokens', 1), ('seed',)):
-            object.__setattr__(self, name, check_whole(name, getattr(self, name), *span)) # numpy's numbers become Python's
-        object.__setattr__(self, 'keep_tokens', 'uint8' if self.keep_tokens is True else check_choice('keep_tokens', self.keep_tokens, (True, False, *KINDS)))
-        if self.layers is not None: object.__setattr__(self, 'layers', tuple(l if isinstance(l, str) else check_whole('layers', l) for l in self.layers)) # a name is refused where layers are known
-        object.__setattr__(self, 'stats', tuple(self.stats))
+        put = partial(object.__setattr__, self) # of a frozen dataclass
+        spans = dict(top=(1, 1_000_000), random=(0,), order=(1, 100_000), max_new_tokens=(1,), seed=())
+        for name, span in spans.items():
+            put(name, check_whole(name, getattr(self, name), *span)) # numpy's become Python's
+        kind = check_choice('keep_tokens', self.keep_tokens, (True, False, *KINDS))
+        put('keep_tokens', 'uint8' if kind is True else kind)
+        if self.layers is not None: # a name is refused where layers are known
+            put('layers', tuple(l if isinstance(l, str) else check_whole('layers', l) for l in self.layers))
+        put('stats', tuple(self.stats))
         for name in ('domains', 'count_template'): check_choice(name, getattr(self, name), (True, False))
         check_choice('answers', self.answers, ('given', 'generate', 'none'))
 
 # %% ../../nbs/api/statistics/05_state.ipynb #f7816ffe
 BUILT_IN = {s.name: s for s in (Moments, RoleMaximum)} # by the name of their array
-TAKEN = ('top', 'random', 'active', 'tokens', 'layer', 'neuron', 'rank', 'order', 'share', 'domain', 'part', 'end', 'one', 'token') # names of arrays and axes in use
+TAKEN = ('top', 'random', 'active', 'tokens', # names of arrays and of axes that are in use
+         'layer', 'neuron', 'rank', 'order', 'share', 'domain', 'part', 'end', 'one', 'token')
+
+def _check_statistic(s):
+    if not isinstance(s, Statistic):
+        raise OptionError(f'stats: {shown(s)} is not a statistic;',
+                          f'give a `Statistic`, or a name out of {", ".join(BUILT_IN)}.', option='stats')
+    def refuse(what, remedy): raise OptionError(f'{s.name}: {what};', remedy, option='stats')
+    name = s.name if isinstance(s.name, str) and s.name.isidentifier() else ''
+    if not name or name.split('_')[0] in TAKEN or name in ('role', 'index') or name.endswith('_exact'):
+        raise OptionError(f'{s.kind}: {shown(s.name)} is not a name for a statistic;',
+                          'choose a word that no other array has.', option='stats')
+    if s.combine not in tuple(FOLD): refuse(f'combine={shown(s.combine)}', "choose 'sum', 'max' or 'min'.")
+    if not isinstance(s.dims, (tuple, list)) or len(set(s.dims)) < len(s.dims):
+        refuse(f'dims={shown(s.dims)}', 'give a tuple of names, each once.')
+    for d in s.dims:
+        if not isinstance(d, str) or d in TAKEN:
+            refuse(f'{shown(d)} is not an axis of its own', 'choose another word in `dims`.')
+    try: s.spec()
+    except (TypeError, ValueError) as e:
+        refuse(f'its settings cannot be written down ({e})',
+               'keep numbers, strings and lists in it, or names that begin with "_".')
+
+# %% ../../nbs/api/statistics/05_state.ipynb #a9a00066
+def _made(s): # a name or a class as an object; anything else as it is
+    if isinstance(s, str): s = BUILT_IN.get(s, s)
+    return s() if isinstance(s, type) and issubclass(s, Statistic) else s
 
 def statistics_of(stats):
     "List of `Statistic`s from objects, classes, or names of built-in ones; raises `OptionError`."
-    try: stats = [stats] if isinstance(stats, (str, Statistic, type)) else list(() if stats is None else stats)
-    except TypeError as e: raise OptionError(f'stats={shown(stats)};', 'give a list of `Statistic`s.') from e
-    out = [BUILT_IN.get(s, s)() if isinstance(s, str) and s in BUILT_IN else s() if isinstance(s, type) and issubclass(s, Statistic) else s for s in stats]
-    for s in out:
-        if not isinstance(s, Statistic): raise OptionError(f'stats: {shown(s)} is not a statistic;', f'give a `Statistic`, or a name out of {", ".join(BUILT_IN)}.')
-        if not (isinstance(s.name, str) and s.name.isidentifier()) or s.name.split('_')[0] in TAKEN or s.name in ('role', 'index') or s.name.endswith('_exact'):
-            raise OptionError(f'{s.kind}: {shown(s.name)} is not a name for a statistic;', 'choose a word that no other array has.')
-        if s.combine not in ('sum', 'max', 'min'): raise OptionError(f'{s.name}: combine={shown(s.combine)};', "choose 'sum', 'max' or 'min'.")
-        if not isinstance(s.dims, (tuple, list)) or len(set(s.dims)) < len(s.dims): raise OptionError(f'{s.name}: dims={shown(s.dims)};', 'give a tuple of names, each once.')
-        if (bad := [d for d in s.dims if not isinstance(d, str) or d in TAKEN]): raise OptionError(f'{s.name}: {shown(bad[0])} is not an axis of its own;', 'choose another word in `dims`.')
-        try: s.spec()
-        except (TypeError, ValueError) as e: raise OptionError(f'{s.name}: its settings cannot be written down ({e});', 'keep numbers, strings and lists in it, or names that begin with "_".') from e
-    if len({s.name for s in out}) < len(out): raise OptionError(f'Two statistics are called {max(s.name for s in out)!r};', 'give each a name of its own.')
+    if isinstance(stats, (str, Statistic, type)): stats = [stats]
+    try: stats = list(() if stats is None else stats)
+    except TypeError as e:
+        raise OptionError(f'stats={shown(stats)};', 'give a list of `Statistic`s.', option='stats') from e
+    out = [_made(s) for s in stats]
+    for s in out: _check_statistic(s)
+    if len({s.name for s in out}) < len(out):
+        raise OptionError(f'Two statistics are called {max(s.name for s in out)!r};', 'give each a name of its own.',
+                          option='stats')
     return out
 
 # %% ../../nbs/api/statistics/05_state.ipynb #4777adc3
 class ModuleState:
-    "Statistics of the layers of one module. `folder`: for token rows while recording; None keeps them in memory."
-    def __init__(self, sites, opts, n_domains, device='cpu', stats=None, folder=None, samples=None):
-        self.sites, self.opts = list(sites), opts
+    "Statistics of the layers of one module."
+    def __init__(
+        self,
+        sites,        # `Site`s of the module, in the order of layers
+        opts,         # `Options`
+        n_domains,
+        device='cpu',
+        stats=None,   # `Statistic`s of `opts.stats`, needed for reading batches; None: as their `spec`s say
+        folder=None,  # for token rows while recording; None keeps them in memory
+        samples=None, # of the run, if that is known: a neuron has no more top samples than these
+    ):
+        self.sites, self.opts, self.folder = list(sites), opts, folder
+        self.slots = min(opts.top, samples or opts.top) # of token rows, for each neuron
         kinds = [ActiveCounts()] if opts.domains and opts.site == 'act' else []
         kinds += [Described(s) for s in opts.stats] if stats is None else stats
-        slots = lambda s: partial(RowFiles, s.width, min(opts.top, samples or opts.top), opts.keep_tokens, folder, f'{s.module}.L{s.layer}')
-        self.layers = [dict(top=TopSamples(s.width, opts, device, slots(s)), random=RandomSamples(),
-                            **{k.name: k.fresh(s.width, n_domains, device) for k in kinds}) for s in self.sites] # one per site, statistics by name
+        self.layers = [] # {name: statistic} of each site
+        for s in self.sites:
+            layer = dict(top=TopSamples(s.width, opts, device, partial(self._row_files, s)), random=RandomSamples())
+            self.layers.append(layer | {k.name: k.fresh(s.width, n_domains, device) for k in kinds})
         self.tokens = torch.zeros(n_domains, 4, dtype=torch.int64) # tokens by domain and role
+
+    def _row_files(self, site):
+        return RowFiles(site.width, self.slots, self.opts.keep_tokens, self.folder, f'{site.module}.L{site.layer}')
 
     @property
     def top(self): return [layer['top'] for layer in self.layers]
+
     @property
     def random(self): return [layer['random'] for layer in self.layers]
 
     def flush(self):
-        for stat in (s for layer in self.layers for s in layer.values()): stat.flush()
+        for layer in self.layers:
+            for stat in layer.values(): stat.flush()
 
     @property
-    def dims(self): # of every array
+    def dims(self):
+        "`{name: axes}` of every array."
         axes = {k: ('layer', *a) for stat in self.layers[0].values() for k, a in stat.axes.items()}
-        return axes | dict(top_row=('layer', 'neuron', 'rank', 'token'), random_sample=('random',), tokens=('domain', 'role'))
+        own = dict(top_row=('layer', 'neuron', 'rank', 'token'), random_sample=('random',), tokens=('domain', 'role'))
+        return axes | own
 
-# %% ../../nbs/api/statistics/05_state.ipynb #af6eebfa
+# %% ../../nbs/api/statistics/05_state.ipynb #7baadf88
 @dataclass
 class TokenRuns:
     "What the tokens of one sample are at one module."
@@ -105,8 +149,9 @@ class TokenRuns:
     @classmethod
     def of(cls, roles, ids=None, boxes=None): # uint8 [T], whole numbers [T], [visual tokens, 4]
         "The runs of the real tokens of a sample."
-        cut = np.flatnonzero(np.diff(roles.astype(int), prepend=-1)) # where a run of equal roles begins
-        runs = np.stack([roles[cut].astype(np.int32), np.diff(np.append(cut, len(roles))).astype(np.int32)], 1)
+        begin = np.flatnonzero(np.diff(roles.astype(int), prepend=-1)) # of each run
+        length = np.diff(np.append(begin, len(roles)))
+        runs = np.stack([roles[begin].astype(np.int32), length.astype(np.int32)], 1)
         ids = np.zeros(0, np.int32) if ids is None else ids[roles != VISUAL].astype(np.int32)
         return cls(ids, runs, (np.zeros((0, 4)) if boxes is None else boxes).astype(np.float32))
 
@@ -125,39 +170,60 @@ class SampleRow:
     domain: int # its number
     tokens: dict # module -> `TokenRuns`
 
-# %% ../../nbs/api/statistics/05_state.ipynb #15582e7d
+# %% ../../nbs/api/statistics/05_state.ipynb #08337098
 def sorted_ids(ids):
     "Ids in the order that breaks ties; raises `OptionError` if strings and numbers are mixed."
     try: return sorted(ids)
-    except TypeError as e: raise OptionError('Sample ids mix strings and numbers, so ties have no order;', 'use one kind.') from e
+    except TypeError as e:
+        raise OptionError('Sample ids mix strings and numbers, so ties have no order;', 'use one kind.') from e
 
+# %% ../../nbs/api/statistics/05_state.ipynb #15582e7d
 class RunState:
-    "Everything a recording knows: `modules` (statistics), `table` (recorded samples), `skipped` (samples kept out, with the reason)."
-    def __init__(self, sites, opts, ids, domains=('',), device='cpu', stats=None, folder=None): # stats: the `Statistic`s of `opts.stats`, needed for reading batches
+    "Everything a recording knows."
+    def __init__(
+        self,
+        sites,         # `Site`s of all modules
+        opts,          # `Options`
+        ids,           # of all samples of the run
+        domains=('',), # names of them
+        device='cpu',
+        stats=None,    # as of `ModuleState`
+        folder=None,   # as of `ModuleState`
+    ):
         self.opts, self.ids, self.domains = opts, sorted_ids(ids), list(domains)
+        self.at = {i: n for n, i in enumerate(self.ids)} # order of each sample
         self.sites = {m: [s for s in sites if s.module == m] for m in opts.modules}
-        self.modules = {m: ModuleState(s, opts, len(self.domains), device, stats, folder, len(self.ids)) for m, s in self.sites.items()}
-        self.at = {i: n for n, i in enumerate(self.ids)}
-        self.table, self.skipped = {}, {}
-        self.incomplete = False # True while a batch is being added: a state that was left then must not be saved
+        rest = len(self.domains), device, stats, folder, len(self.ids)
+        self.modules = {m: ModuleState(s, opts, *rest) for m, s in self.sites.items()} # statistics
+        self.table = {} # id -> `SampleRow` of each recorded sample
+        self.skipped = {} # id -> why the sample was kept out
+        self.incomplete = False # True while a batch is being added: a state left so must not be saved
         self.clock = Counter() # seconds of this process: encode, forward, statistics
-        self._drawn = sorted(self.ids, key=lambda i: priority(i, opts.seed)) # luckiest first
+        self._by_priority = sorted(self.ids, key=lambda i: priority(i, opts.seed))
 
     @property
-    def random_ids(self): # ids of the random samples; skipped ones have lost, the next ones move up
-        return [i for i in self._drawn[:self.opts.random + len(self.skipped)] if i not in self.skipped][:self.opts.random]
+    def random_ids(self):
+        "Ids of the random samples: the first by priority; where one is skipped, the next one moves up."
+        first = self._by_priority[:self.opts.random + len(self.skipped)]
+        return [i for i in first if i not in self.skipped][:self.opts.random]
 
-    def add_sample(self, sample_id, domain, tokens):
-        "Note a recorded sample; `tokens`: `{module: (roles [T], ids [T] or None, boxes [visual tokens, 4] or None)}`, numpy, without pads at the end."
+    @property
+    def table_modules(self):
+        "Modules of which the sample table keeps the tokens: the language model, and all of which token rows are kept."
+        return ('lm', *(m for m in self.opts.modules if m != 'lm' and self.opts.keep_tokens))
+
+    def add_sample(
+        self,
+        sample_id,
+        domain, # its name
+        tokens, # {module: (roles [T], ids [T] or None, boxes [visual tokens, 4] or None)}, numpy, no pads at the end
+    ):
+        "Note a recorded sample."
         runs = {}
         for m in self.table_modules:
             roles, ids, boxes = tokens[m]
             runs[m] = TokenRuns.of(roles, ids, boxes if self.opts.keep_tokens else None)
         self.table[sample_id] = SampleRow(self.domains.index(domain), runs)
-
-    @property
-    def table_modules(self): # of which the sample table keeps the tokens: the language model, and all with kept token rows
-        return ('lm', *(m for m in self.opts.modules if m != 'lm' and self.opts.keep_tokens))
 
     def flush(self):
         for m in self.modules.values(): m.flush()
@@ -168,44 +234,64 @@ def longest(state, name):
     "Tokens of the longest recorded sample at a module of which rows are kept."
     return max((len(row.tokens[name]) for row in state.table.values()), default=0)
 
-def module_arrays(state, name, rows=True): # rows: kept token rows as an array (False: their places in the files)
+def module_arrays(
+    state,     # `RunState`
+    name,      # of a module
+    rows=True, # kept token rows as an array; False: their slots in the files
+):
     "Named CPU tensors of one module, dimensions as in the `dims` of `ModuleState`."
-    m, done = state.modules[name], {state.at[i]: n for n, i in enumerate(sorted_ids(state.table))}
+    m, done = state.modules[name], sorted_ids(state.table)
     number = torch.full((len(state.ids) + 1,), -1, dtype=torch.int32) # the last entry serves free slots (order -1)
-    for o, n in done.items(): number[o] = n
+    for n, i in enumerate(done): number[state.at[i]] = n
     for r in m.random: r.prune([state.at[i] for i in state.random_ids])
-    parts = [{k: t for stat in layer.values() for k, t in stat.arrays().items()} for layer in m.layers]
-    out = {k: torch.stack([arrays[k] for arrays in parts]) for k in parts[0]}
-    out |= dict(top_sample=number[out['top_sample']], random_sample=number[torch.tensor(list(m.random[0].values), dtype=torch.int64)], tokens=m.tokens)
-    if rows and out.pop('top_place', None) is not None: out['top_row'] = torch.from_numpy(np.stack([rows_of(t, longest(state, name)) for t in m.top]))
+    layers = [{k: t for stat in layer.values() for k, t in stat.arrays().items()} for layer in m.layers]
+    out = {k: torch.stack([arrays[k] for arrays in layers]) for k in layers[0]}
+    out['top_sample'] = number[out['top_sample']]
+    out['random_sample'] = number[torch.tensor(list(m.random[0].values), dtype=torch.int64)]
+    out['tokens'] = m.tokens
+    if rows and out.pop('top_place', None) is not None:
+        width = longest(state, name)
+        out['top_row'] = torch.from_numpy(np.stack([rows_of(t, width) for t in m.top]))
     return out
 
 # %% ../../nbs/api/statistics/05_state.ipynb #8d3f9e7f
-def load_module(state, name, arrays, done):
-    "Put `arrays` (of recorded samples `done`, a list of ids; `top_row` may be a function of the layer) into module `name` of a fresh `state`."
+def load_module(
+    state,  # `RunState`, fresh
+    name,   # of a module
+    arrays, # as from `module_arrays`; `top_row` may be a function of the layer that reads its rows
+    done,   # ids of the recorded samples, sorted
+):
+    "Put the arrays of a module into a state."
     m, order = state.modules[name], torch.tensor([state.at[i] for i in done] or [0], dtype=torch.int64)
     m.tokens = arrays['tokens'].long()
     row = arrays.get('top_row')
+    read = row if row is None or callable(row) else lambda l: row[l]
+    shared = dict(random_sample=arrays['random_sample'])
+    by_layer = {k: v for k, v in arrays.items() if k not in ('tokens', 'random_sample', 'top_row')}
     for l, layer in enumerate(m.layers):
-        part = {k: v[l] for k, v in arrays.items() if k not in ('tokens', 'random_sample', 'top_row')} | dict(random_sample=arrays['random_sample'])
-        if row is not None: part['top_row'] = partial(row if callable(row) else (lambda l: row[l]), l)
+        part = {k: v[l] for k, v in by_layer.items()} | shared
+        if read is not None: part['top_row'] = partial(read, l)
         for stat in layer.values(): stat.load(part, order)
 
 # %% ../../nbs/api/statistics/05_state.ipynb #66283554
-def ragged(module): # {field of `TokenRuns`: name of its array}
-    return {k: a if module == 'lm' else f'{module}_{a}' for k, a in dict(ids='token_ids', runs='runs', boxes='boxes').items()}
+def ragged(module):
+    "`{field of TokenRuns: name of its array}`."
+    names = dict(ids='token_ids', runs='runs', boxes='boxes')
+    return {field: name if module == 'lm' else f'{module}_{name}' for field, name in names.items()}
 
 def table_arrays(state):
     "The sample table as flat tensors: domain; per module text token ids, role runs and boxes, with offsets."
     rows = [state.table[i] for i in sorted_ids(state.table)]
     out = dict(domain=torch.tensor([row.domain for row in rows], dtype=torch.int32))
-    for m, (field, name) in ((m, f) for m in state.table_modules for f in ragged(m).items()):
-        parts = [getattr(row.tokens[m], field) for row in rows]
-        out[name] = torch.from_numpy(np.concatenate([p.reshape(-1) for p in parts])) if rows else torch.zeros(0)
-        out[f'{name}_at'] = torch.from_numpy(np.cumsum([0] + [p.size for p in parts]).astype(np.int64))
+    for m in state.table_modules:
+        for field, name in ragged(m).items():
+            parts = [getattr(row.tokens[m], field) for row in rows]
+            out[name] = torch.from_numpy(np.concatenate([p.reshape(-1) for p in parts])) if rows else torch.zeros(0)
+            out[f'{name}_at'] = torch.from_numpy(np.cumsum([0] + [p.size for p in parts]).astype(np.int64))
     return out
 
-def table_row(arrays, n, modules=('lm',)): # arrays: numpy, as from `table_arrays`
+# %% ../../nbs/api/statistics/05_state.ipynb #5010bbdc
+def table_row(arrays, n, modules=('lm',)): # numpy, as from `table_arrays`; number of the sample
     "The `SampleRow` that is number `n` of a sample table, with the tokens of these modules."
     part = lambda name: arrays[name][arrays[f'{name}_at'][n]:arrays[f'{name}_at'][n + 1]]
     tokens = {}
@@ -214,21 +300,26 @@ def table_row(arrays, n, modules=('lm',)): # arrays: numpy, as from `table_array
         tokens[m] = TokenRuns(ids, runs.reshape(-1, 2), boxes.reshape(-1, 4))
     return SampleRow(int(arrays['domain'][n]), tokens)
 
-def load_table(state, arrays, done):
+def load_table(state, arrays, done): # tensors; ids of the recorded samples, sorted
     "Put a sample table back."
-    a = {k: v.numpy() for k, v in arrays.items()}
-    for n, i in enumerate(done): state.table[i] = table_row(a, n, state.table_modules)
+    numpy = {k: v.numpy() for k, v in arrays.items()}
+    for n, i in enumerate(done): state.table[i] = table_row(numpy, n, state.table_modules)
 
-# %% ../../nbs/api/statistics/05_state.ipynb #cef82a44
-def merge_into(state, part, copy_rows=True):
-    """Add the samples of `part`, a state of some of the samples and domains of `state`, to `state`, in place; raises `StoreError` if a sample is in both.
-    Token rows are copied to where `state` keeps its own; without `copy_rows` they stay where they are, and are read when they are asked for."""
+# %% ../../nbs/api/statistics/05_state.ipynb #8f9ce28b
+def merge_into(
+    state,          # `RunState`
+    part,           # of some of the samples and domains of `state`
+    copy_rows=True, # token rows to where `state` keeps its own; False: they are read when they are asked for
+):
+    "Add the samples of `part` to `state`, in place; raises `StoreError` if a sample is in both."
     if (both := set(state.table) & set(part.table)):
-        raise StoreError(f'{len(both)} samples are in both runs (for example {min(both)!r});', 'merge runs of disjoint samples.')
+        raise StoreError(f'{len(both)} samples are in both runs (for example {min(both)!r});',
+                         'merge runs of disjoint samples.')
     order = torch.tensor([state.at[i] for i in part.ids], dtype=torch.int64) # in `state`, of each sample of the part
     domain = [state.domains.index(d) for d in part.domains]
+    part.flush()
     for m, mine in state.modules.items():
-        theirs = part.flush().modules[m]
+        theirs = part.modules[m]
         for layer, other in zip(mine.layers, theirs.layers): _merge_layer(layer, other, order, domain, copy_rows)
         mine.tokens[domain] += theirs.tokens
     state.table |= {i: SampleRow(domain[row.domain], row.tokens) for i, row in part.table.items()}
@@ -239,15 +330,16 @@ def _merge_layer(layer, other, order, domain, copy_rows):
         if name == 'top' and copy_rows: stat.take(other[name], order)
         else: stat.merge(other[name], order, domain)
 
-# %% ../../nbs/api/statistics/05_state.ipynb #59489a02
+# %% ../../nbs/api/statistics/05_state.ipynb #cef82a44
 def merge(a, b):
-    "The `RunState` of the samples of `a` and `b` together; raises `StoreError` if options or sites differ, or a sample is in both."
+    "The `RunState` of the samples of both; raises `StoreError` if options or sites differ, or a sample is in both."
     if a.opts != b.opts:
-        diff = [k for k, v in asdict(a.opts).items() if v != getattr(b.opts, k)]
-        raise StoreError(f'The runs were recorded with different {", ".join(diff)};', 'record them with the same options.')
-    sites = [s for ss in a.sites.values() for s in ss]
-    if sites != [s for ss in b.sites.values() for s in ss]: raise StoreError('The runs were recorded at different sites;',
-                                                                             'merge runs of one model.')
+        differ = [k for k, v in asdict(a.opts).items() if v != getattr(b.opts, k)]
+        raise StoreError(f'The runs were recorded with different {", ".join(differ)};',
+                         'record them with the same options.')
+    if a.sites != b.sites:
+        raise StoreError('The runs were recorded at different sites;', 'merge runs of one model.')
+    sites = [s for of_module in a.sites.values() for s in of_module]
     out = RunState(sites, a.opts, {*a.ids, *b.ids}, sorted({*a.domains, *b.domains}))
     for part in (a, b): merge_into(out, part, copy_rows=False)
     return out

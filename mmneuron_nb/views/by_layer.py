@@ -92,7 +92,7 @@ def _cut(
     n,          # how many are taken
     ties,       # 'index' or 'share'
 ):
-    "Counts per group of the first `n`, their lowest p (`cut`), how many neurons have it (`tied`), how many of these are in."
+    "Counts per group of the first `n`, their lowest p (`cut`), how many neurons have it (`tied`), how many are in."
     p, G = s.p[k, rank], len(s.groups)
     n = min(n, int((p > 0).sum()))      # a neuron that never is of the type is not among its top ones
     if n == 0: return SimpleNamespace(counts=np.zeros(G), cut=0., tied=0, taken=0)

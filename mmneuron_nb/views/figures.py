@@ -97,10 +97,13 @@ def _height_axis(
     "Type, range and format of the axis of heights."
     top = float(np.max(heights, initial=0)) or 1 / scale
     percent = scale != 1
-    if not log: return dict(type='linear', range=[0, top * (1 + room)], tickformat='.0%' if percent else '')
+    if not log:
+        low, form = top < .05, '.0%' if percent else ''
+        return dict(type='linear', range=[0, top * (1 + room)], tickmode='auto', dtick=1,
+                    tickformat='.1%' if percent and low else form)
     foot = math.log10(.5 / scale)
     head = foot + (math.log10(top) - foot) * (1 + room)
-    return dict(type='log', range=[foot, head], tickformat='~%' if percent else '')
+    return dict(type='log', range=[foot, head], tickmode='linear', dtick=1, tickformat='~%' if percent else '')
 
 def _height_title(share, log):
     if log: return 'share, log from ½ neuron' if share else 'neurons, log from ½'
@@ -130,8 +133,8 @@ def _type_bar(
     visible,
 ):
     "The bar of type k, its share written on top."
-    hover = '%{x}: %{y:.2%}' if scale != 1 else '%{x}: %{y:,}'
-    return _bars([f'{TYPES[k]}-prone'], [t.counts[k] / scale], TYPES[k], '5', hover, visible,
+    hover = '%{x}-prone: %{y:.2%}' if scale != 1 else '%{x}-prone: %{y:,}'
+    return _bars([TYPES[k]], [t.counts[k] / scale], TYPES[k], '5', hover, visible,
                  text=[f'{t.share[k]:.1%}'], textposition='outside', cliponaxis=False, textangle=0)
 
 # %% ../../nbs/api/views/02_figures.ipynb #34ec07dd
@@ -159,7 +162,8 @@ def histogram_figure(
     data += [_type_bar(t, k, scale, types) for k in range(4)]
     domain, angle = ((.78, 1), -35) if four else ((0, 1), 0)
     axes['xaxis5'] = _axis(domain, 'y5', '', ink, types, type='category', tickangle=angle)
-    axes['yaxis5'] = _axis((0, 1), 'x5', title, ink, types, **_height_axis(t.counts / scale, scale, log, .15))
+    heights = _height_axis(t.counts / scale, scale, log, .15)
+    axes['yaxis5'] = _axis((0, 1), 'x5', '' if four else title, ink, types, **heights)
     head = 'by type' if four else 'neurons by their most likely type'
     notes.append(_note(f'<b>{head}</b>', 0, 1.02, '5', ink, types))
     return _figure(data, axes, notes, shapes, f'{h.total:,} neurons ({h.where})', theme)

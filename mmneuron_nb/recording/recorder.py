@@ -190,6 +190,19 @@ def _record_to(run, engine, out, resume, overwrite):
     _write(run, engine, out, resume, overwrite, repair)
     return open_store(out)
 
+# %% ../../nbs/api/recording/03_recorder.ipynb #b1c2d3e5
+def _record(run, engine, out, resume, overwrite):
+    if out is not None: return _record_to(run, engine, out, resume, overwrite)
+    state, facts = _fill(run, engine)
+    return ActivationStore.from_state(state, _manifest(run, state), facts=facts)
+
+def _done(run, store):
+    n, top = len(store), run.options.top
+    if n < top:
+        warnings.warn(f'{n} samples are fewer than top={top}, so each is a top sample of nearly every neuron and types '
+                      'of neurons mean little: record more samples.', stacklevel=3)
+    return _connected(run, store)
+
 # %% ../../nbs/api/recording/03_recorder.ipynb #cd099d37
 def record(
     vlm,                        # a `VLM`
@@ -242,18 +255,7 @@ def record(
     run = Run(vlm, samples, options, stats, limits, on_bad, progress)
     return _done(run, _record(run, engine, out, resume, overwrite))
 
+# %% ../../nbs/api/recording/03_recorder.ipynb #b1c2d3e8
 def _check_known(unknown):
     known = tuple(record.__code__.co_varnames[:record.__code__.co_argcount])[2:]
     for k in unknown: raise OptionError(f'There is no option {k!r}: {", ".join(known)}.{guess(k, known)}', option=k)
-
-def _record(run, engine, out, resume, overwrite):
-    if out is not None: return _record_to(run, engine, out, resume, overwrite)
-    state, facts = _fill(run, engine)
-    return ActivationStore.from_state(state, _manifest(run, state), facts=facts)
-
-def _done(run, store):
-    n, top = len(store), run.options.top
-    if n < top:
-        warnings.warn(f'{n} samples are fewer than top={top}, so each is a top sample of nearly every neuron and types '
-                      'of neurons mean little: record more samples.', stacklevel=3)
-    return _connected(run, store)

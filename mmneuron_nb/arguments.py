@@ -9,29 +9,29 @@ __all__ = ['OWN', 'DEFAULTS', 'HELP', 'CHOICES', 'KINDS', 'SHOWN', 'ADD', 'comme
 
 # %% ../nbs/api/91_arguments.ipynb #5713aaa0
 import argparse, inspect, io, json, re, textwrap, tokenize
-from dataclasses import fields
 from .data.readers import READERS
 from .recording.recorder import ENGINES, record
-from .statistics.state import Options
 from .statistics.token_rows import KINDS as ROW_KINDS
 
 # %% ../nbs/api/91_arguments.ipynb #611ebbe7
-def comments(obj):
-    "`{name: comment}` of the parameters of a function or the fields of a dataclass: what ends their line."
-    names, out, here = set(inspect.signature(obj).parameters), {}, None
-    source = io.StringIO(textwrap.dedent(inspect.getsource(obj)))
+def comments(
+    f, # a function whose source is at hand
+):
+    "`{name: comment}` of the parameters of a function: what ends their line."
+    names, out, here = set(inspect.signature(f).parameters), {}, None
+    source = io.StringIO(textwrap.dedent(inspect.getsource(f)))
     for token in tokenize.generate_tokens(source.readline):
-        if token.type == tokenize.INDENT and not inspect.isclass(obj): break # the body begins
+        if token.type == tokenize.INDENT: break # the body begins
         if token.type in (tokenize.NL, tokenize.NEWLINE): here = None
         if token.type == tokenize.NAME and token.string in names and here is None: here = token.string
         if token.type == tokenize.COMMENT and here: out.setdefault(here, token.string.lstrip('# '))
     return out
 
 # %% ../nbs/api/91_arguments.ipynb #8abc34a1
-OWN = ('vlm', 'samples', 'out', 'progress', 'options', 'engine_options')
-DEFAULTS = ({f.name: f.default for f in fields(Options)}
-            | {p.name: p.default for p in inspect.signature(record).parameters.values() if p.name not in OWN})
-HELP = comments(Options) | comments(record)
+OWN = ('vlm', 'samples', 'out', 'progress', 'engine_options')
+DEFAULTS = {p.name: p.default for p in inspect.signature(record).parameters.values()
+            if p.kind is not p.VAR_KEYWORD and p.name not in OWN}
+HELP = comments(record)
 
 # %% ../nbs/api/91_arguments.ipynb #c0c72927
 def words(text):

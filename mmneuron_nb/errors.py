@@ -38,49 +38,51 @@ class ExtraMissing(MMNeuronError, ImportError):
     "An optional dependency is missing; the message names the `pip install` that brings it."
 
 # %% ../nbs/api/00_errors.ipynb #32106bfc
-def shown(value) -> str:
+def shown(value):
     "A value as it stands in a message: its `repr`, or its type if that is long."
     text = repr(value)
     return text if len(text) <= 60 and '\n' not in text else f'({type(value).__name__})'
 
-def _inside(value, lo, hi) -> bool: # a real number within these bounds; NaN is in none
+def _inside(value, lo, hi): # a real number within these bounds; NaN is in none
     if not isinstance(value, Real) or isinstance(value, bool): return False
     return (lo is None or value >= lo) and (hi is None or value <= hi)
 
-def _span(lo, hi) -> str: return '' if lo is None else f' of at least {lo:,}' if hi is None else f' from {lo:,} to {hi:,}'
+def _span(lo, hi):
+    if lo is None: return ''
+    return f' of at least {lo:,}' if hi is None else f' from {lo:,} to {hi:,}'
 
 # %% ../nbs/api/00_errors.ipynb #a3b205ac
 def check_whole(
-    name: str,          # of the option
+    name,          # of the option
     value,              # what was given
     lo=None, hi=None,   # the least and the largest that is possible
     error=OptionError,  # what to raise
-) -> int:
+):
     "`value` as an int if it is a whole number within the bounds."
     if _inside(value, lo, hi) and value % 1 == 0: return int(value)
     raise error(f'{name}={shown(value)} is not possible: give a whole number{_span(lo, hi)}.', option=name)
 
 def check_number(
-    name: str,          # of the option
+    name,          # of the option
     value,              # what was given
     lo, hi,             # the least and the largest that is possible
-) -> float:
+):
     "`value` as a float if it is a number within the bounds, else an `OptionError`."
     if _inside(value, lo, hi): return float(value)
     raise OptionError(f'{name}={shown(value)} is not possible: give a number{_span(lo, hi)}.', option=name)
 
 # %% ../nbs/api/00_errors.ipynb #a3b205ad
-def guess(value, allowed) -> str:
+def guess(value, allowed):
     "What was probably meant, as a question that can follow a message; '' if nothing is near."
     near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
     return f' Did you mean {near[0]!r}?' if near else ''
 
-def _either(allowed) -> str: # 1, 2 or 3
+def _either(allowed): # 1, 2 or 3
     *most, last = map(repr, allowed)
     return f'{", ".join(most)} or {last}' if most else last
 
 def check_choice(
-    name: str,          # of the option
+    name,          # of the option
     value,              # what was given
     allowed,            # values without a list or an array among them, at least one
     error=OptionError,  # what to raise
@@ -91,7 +93,7 @@ def check_choice(
     raise error(f'{name}={shown(value)} is not possible: give {_either(allowed)}.{guess(value, allowed)}', option=name)
 
 # %% ../nbs/api/00_errors.ipynb #b0a1f8e2
-def extra(name: str) -> str:
+def extra(name: str):
     "How to install an optional part, from a clone of the repository."
     return f"install it, in the clone: `pip install -c requirements.txt '.[{name}]'`."
 
@@ -122,5 +124,6 @@ def _url(path, error): # looked at once, so that a missing driver or a refused k
         url.exists()
     except ImportError as e: raise ExtraMissing(f'{url.protocol}:// needs a driver ({e});', extra('s3')) from e
     except Exception as e:
-        raise error(f'{str(path)!r} cannot be reached ({type(e).__name__}: {e}):', 'look at the name, the network and the keys.') from e
+        raise error(f'{str(path)!r} cannot be reached ({type(e).__name__}: {e}):',
+                    'look at the name, the network and the keys.') from e
     return url

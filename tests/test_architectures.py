@@ -1,4 +1,7 @@
-"""Every supported architecture, at two sizes, against the invariants: hooks, sites, padding, boxes, replay, dead layers, and the store against brute force."""
+"""Every supported architecture, at two sizes, against the invariants.
+
+Hooks, sites, padding, boxes, replay, layers that nobody reads, and the store against brute force.
+"""
 import numpy as np
 import pytest
 import torch
@@ -26,7 +29,8 @@ def vlm(request): return VLM(*tiny_vlm(*request.param, seed=request.param[1]))
 def same(a, b):
     assert a.ids == b.ids
     for m in a.modules:
-        for v in a.module(m).data_vars: assert np.array_equal(a.module(m)[v].values, b.module(m)[v].values, equal_nan=True), (m, v)
+        for v in a.module(m).data_vars:
+            assert np.array_equal(a.module(m)[v].values, b.module(m)[v].values, equal_nan=True), (m, v)
 
 
 def test_invariants_1_to_3(vlm): vlm.check(SAMPLES[:3])
@@ -54,7 +58,8 @@ def test_the_answer_changes_nothing_before_it(vlm): # InstructBLIP's queries wou
 def test_every_token_has_one_role(vlm):
     b = vlm.encode(SAMPLES[:4], padding_side='left')
     for m, lay in b.layouts.items():
-        assert torch.equal(sum(x.int() for x in (lay.pad, lay.visual, lay.prompt, lay.answer, lay.template)), torch.ones_like(lay.roles).int())
+        roles = sum(x.int() for x in (lay.pad, lay.visual, lay.prompt, lay.answer, lay.template))
+        assert torch.equal(roles, torch.ones_like(lay.roles).int())
         assert lay.boxes is not None or lay.why_no_boxes
         for n in range(4): assert lay.boxes is None or len(lay.boxes[n]) == int(lay.visual[n].sum())
     for n, s in enumerate(SAMPLES[:4]): # what prompt and answer tokens say is what was asked and answered
@@ -64,8 +69,14 @@ def test_every_token_has_one_role(vlm):
             assert said.strip() == getattr(s, role).strip(), (role, said)
 
 
+def largest(t, k=3):
+    "The `k` largest of [T, I] over tokens, [k, I]; -inf where there are fewer tokens."
+    best = t.sort(0, descending=True).values[:k]
+    return torch.nn.functional.pad(best, (0, 0, 0, max(0, k - len(t))), value=-torch.inf)
+
+
 def brute(vlm, module, site, opts):
-    "`{layer: (values [I, S], sample numbers)}` of all samples, one at a time, every activation kept."
+    "`{layer: [(maximum [I], largest visual [K, I], largest text [K, I]) per sample]}`, every activation kept."
     out = {}
     for s in sorted(SAMPLES, key=lambda s: s.id):
         b = encode_batch(vlm, [s], opts.answers)
@@ -73,9 +84,8 @@ def brute(vlm, module, site, opts):
         counted = (lay.visual | lay.text)[0]
         for l, a in vlm.activations(b, module, site).items():
             a = a[0].float()
-            vis, txt = a[lay.visual[0]], a[lay.text[0]]
-            k = lambda t: torch.nn.functional.pad(t.sort(0, descending=True).values[:3], (0, 0, 0, max(0, 3 - len(t))), value=-torch.inf)
-            out.setdefault(l, []).append((a[counted].amax(0) if counted.any() else torch.full((a.shape[1],), -torch.inf), k(vis), k(txt)))
+            most = a[counted].amax(0) if counted.any() else torch.full((a.shape[1],), -torch.inf)
+            out.setdefault(l, []).append((most, largest(a[lay.visual[0]]), largest(a[lay.text[0]])))
     return out
 
 
@@ -115,7 +125,8 @@ def test_token_rows(vlm, tmp_path):
         for neuron, rank in (((m, 0, 1), 0), ((m, 0, 5), 2)):
             want, got = kept.tokens(neuron, rank), closed.tokens(neuron, rank)
             for k in ('values', 'roles', 'tokens', 'boxes', 'sample_id', 'max'):
-                assert np.array_equal(getattr(got, k), getattr(want, k)) if isinstance(getattr(got, k), np.ndarray) else getattr(got, k) == getattr(want, k), (m, k)
+                a, b = getattr(got, k), getattr(want, k)
+                assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, (m, k)
 
 
 def test_bits_do_not_depend_on_threads_or_neighbours(vlm):
@@ -158,7 +169,8 @@ def test_bits_of_odd_widths(width):
 
 
 @pytest.mark.parametrize('size', [(1, 300), (3, 400), (300, 1), (2, 2)])
-@pytest.mark.parametrize('name', ['llava', 'llava-next', 'llava-onevision', 'internvl', 'janus-pro', 'idefics3', 'gemma3'])
+@pytest.mark.parametrize('name', ['llava', 'llava-next', 'llava-onevision', 'internvl', 'janus-pro', 'idefics3',
+                                  'gemma3'])
 def test_extreme_images(name, size):
     vlm, image = VLM(*tiny_vlm(name)), Image.new('RGB', size, (200, 30, 30))
     try: batch = vlm.encode(replace(SAMPLES[0], image=image))
@@ -182,7 +194,7 @@ def test_everything_a_processor_returns_reaches_the_model(name):
     raw, _ = vlm.adapter.process(vlm, SAMPLES[0].image, SAMPLES[0].prompt, SAMPLES[0].answer)
     batch = vlm.encode(SAMPLES[0])
     assert set(batch.inputs) == {k for k, v in raw.items() if torch.is_tensor(v)} - {'labels'} | {'attention_mask'}
-    for k in set(batch.inputs) & {'mm_token_type_ids', 'token_type_ids'}: # dropping these raises no error, and changes the numbers
+    for k in set(batch.inputs) & {'mm_token_type_ids', 'token_type_ids'}: # without them no error, but other numbers
         less = replace(batch, inputs={n: v for n, v in batch.inputs.items() if n != k})
         try: assert not torch.equal(vlm.forward(less, logits=True).logits, vlm.forward(batch, logits=True).logits), k
         except ValueError: pass # Qwen3-VL does raise

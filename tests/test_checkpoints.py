@@ -8,12 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from mmneuron_nb.errors import StoreError
-from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
-from mmneuron_nb.models.vlm import VLM
+from mmneuron_nb.testing.tiny import tiny_samples
 from mmneuron_nb.store import files
 from mmneuron_nb.recording import recorder, local
 from mmneuron_nb.statistics.token_rows import RowFiles
-from test_faults import KW, equal
+from test_faults import KW, equal, model
 
 
 def interrupted(monkeypatch, vlm, samples, out, at=3, **kw):
@@ -30,7 +29,7 @@ def interrupted(monkeypatch, vlm, samples, out, at=3, **kw):
 
 @pytest.mark.parametrize('how', ['the same run', 'another run', 'damaged', 'anew', 'anew again'])
 def test_overwriting_that_was_interrupted(tmp_path, monkeypatch, how, capsys):
-    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr'
+    vlm, samples, out = model(), tiny_samples(12, seed=4), tmp_path/'run.zarr'
     recorder.record(vlm, samples[:5], out, **KW)
     kw = KW | (dict(resume=False) if 'anew' in how else dict(overwrite=True))
     if 'anew' in how: shutil.rmtree(out)
@@ -42,7 +41,8 @@ def test_overwriting_that_was_interrupted(tmp_path, monkeypatch, how, capsys):
     if how == 'damaged': file.write_bytes(file.read_bytes()[:-3] + b'xyz')
     n, read = [], local.read_batch
     monkeypatch.setattr(local, 'read_batch', lambda *a: (n.append(1), read(*a))[1])
-    got = recorder.record(vlm, samples, out, **kw if how == 'anew again' else {k: v for k, v in kw.items() if k != 'resume'})
+    if how != 'anew again': kw = {k: v for k, v in kw.items() if k != 'resume'}
+    got = recorder.record(vlm, samples, out, **kw)
     per = KW.get('batch_size', 8)
     assert len(n) == -(-len(samples)//per) - (2 if how in ('the same run', 'anew') else 0), 'two batches were kept'
     equal(recorder.record(vlm, samples, **KW), got)
@@ -50,11 +50,12 @@ def test_overwriting_that_was_interrupted(tmp_path, monkeypatch, how, capsys):
 
 @pytest.mark.parametrize('how', ['an id', 'the lengths', 'no description', 'not now'])
 def test_checkpoints_that_cannot_be_used(tmp_path, monkeypatch, how):
-    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr'
+    vlm, samples, out = model(), tiny_samples(12, seed=4), tmp_path/'run.zarr'
     file = tmp_path/'run.zarr.partial'/'state.safetensors'
     interrupted(monkeypatch, vlm, samples, out, **KW)
     data = file.read_bytes()
-    at, other = data.index(samples[0].id.encode(), data.index(b'"ids"')), samples[9].id.encode()  # a sample of this run that was not recorded yet
+    other = samples[9].id.encode()  # a sample of this run that was not recorded yet
+    at = data.index(samples[0].id.encode(), data.index(b'"ids"'))
     if how == 'an id': file.write_bytes(data[:at] + other + data[at + len(other):])
     if how == 'the lengths': file.write_bytes(b'\xff'*8 + data[8:])
     if how == 'no description':
@@ -76,7 +77,8 @@ def test_tags_of_rows_that_were_lost(tmp_path):
     a.write(np.array([2]), np.array([0]), np.array([8]), np.full((1, 900), 8, np.uint8))
     a.sync()
     again = RowFiles(3, 2, 'uint8', tmp_path, 'x')
-    assert again.read(np.array([2]), np.array([0])).tolist() == [[8]*900 + [0]*124] and not again.stale(np.array([2]), np.array([0]), np.array([8]))[0]
+    assert again.read(np.array([2]), np.array([0])).tolist() == [[8]*900 + [0]*124]
+    assert not again.stale(np.array([2]), np.array([0]), np.array([8]))[0]
     for spoilt in (None, 2**63 - 1, -5, 7*2**32 + 9):
         if spoilt is None: (tmp_path/'x.tags').unlink()
         else:
@@ -87,13 +89,14 @@ def test_tags_of_rows_that_were_lost(tmp_path):
         assert b.stale(np.array([0]), np.array([0]), np.array([5]))[0] and not b.blocks
         b.write(np.array([0]), np.array([0]), np.array([5]), np.full((1, 300), 9, np.uint8))
         b.write(np.array([1]), np.array([0]), np.array([6]), np.full((1, 700), 9, np.uint8))
-        assert b.read(np.array([0]), np.array([0])).tolist() == [[9]*300 + [0]*(b.read(np.array([0]), np.array([0])).shape[1] - 300)]
+        row = b.read(np.array([0]), np.array([0]))
+        assert row.tolist() == [[9]*300 + [0]*(row.shape[1] - 300)]
         b.sync()
 
 
 @pytest.mark.parametrize('kind', ['uint8', 'float16'])
 def test_a_row_that_the_disk_changed_is_made_again(tmp_path, monkeypatch, kind):
-    vlm, samples, out, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr', KW | dict(keep_tokens=kind)
+    vlm, samples, out, kw = model(), tiny_samples(12, seed=4), tmp_path/'run.zarr', KW | dict(keep_tokens=kind)
     interrupted(monkeypatch, vlm, samples, out, **kw)
     file = next(f for f in (tmp_path/'run.zarr.partial'/'rows').iterdir() if f.name.endswith('L1.0'))
     data = bytearray(file.read_bytes())
@@ -105,9 +108,9 @@ def test_a_row_that_the_disk_changed_is_made_again(tmp_path, monkeypatch, kind):
 
 @pytest.mark.parametrize('spoilt', ['no columns', 'many columns', 'a page'])
 def test_tags_that_deny_their_rows(tmp_path, monkeypatch, spoilt):
-    vlm, samples, out, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=97)), tiny_samples(12, seed=4), tmp_path/'run.zarr', KW | dict(keep_tokens=True)
-    samples = [replace(s, prompt='dog '*300) if n == 0 else s for n, s in enumerate(samples)] # the first file is wider than later rows ask for
-    interrupted(monkeypatch, vlm, samples, out, at=6, **kw)                 # the last batch brings few rows: those of before are needed
+    vlm, samples, out, kw = model(97), tiny_samples(12, seed=4), tmp_path/'run.zarr', KW | dict(keep_tokens=True)
+    samples = [replace(samples[0], prompt='dog '*300), *samples[1:]]      # the first file is wider than others need
+    interrupted(monkeypatch, vlm, samples, out, at=6, **kw)                 # the last batch brings few, others count
     for file in (tmp_path/'run.zarr.partial'/'rows').glob('*.tags'):
         tags = np.memmap(file, np.int64, 'r+')
         if spoilt == 'no columns': tags[-6:] = 0
@@ -123,7 +126,7 @@ def test_tags_that_deny_their_rows(tmp_path, monkeypatch, spoilt):
 
 
 def test_a_finished_run_leaves_the_checkpoint_of_another(tmp_path, monkeypatch):
-    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr'
+    vlm, samples, out = model(), tiny_samples(12, seed=4), tmp_path/'run.zarr'
     recorder.record(vlm, samples[:5], out, **KW)
     interrupted(monkeypatch, vlm, samples, out, **KW, overwrite=True)
     file = tmp_path/'run.zarr.partial'/'state.safetensors'

@@ -22,7 +22,8 @@ def test_importing_a_room_brings_nothing_heavy(room):
 def test_every_exported_name_is_there(room):
     code = f'import mmneuron_nb.{room} as room; print(*[n for n in room.__all__ if not hasattr(room, n)])'
     assert python(code) == []
-    code = f'from mmneuron_nb.{room} import *; import mmneuron_nb.{room} as room; print(len(set(room.__all__) - set(dir())))'
+    code = (f'from mmneuron_nb.{room} import *; from mmneuron_nb import {room} as room\n'
+            'print(len(set(room.__all__) - set(dir())))')
     assert python(code) == ['0']
 
 

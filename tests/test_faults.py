@@ -1,4 +1,4 @@
-"""Faults, tried for real: killed at random moments, interrupted, disk full. Nothing is lost, nothing is counted twice."""
+"""Faults, tried for real: killed at random moments, interrupted, disk full. Nothing is lost or counted twice."""
 import multiprocessing as mp, os, random, resource, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import torch
 
 from mmneuron_nb.errors import SampleError, StoreError
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.models.hooks import hooked
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.statistics import Moments
 from mmneuron_nb.recording import recorder, local
@@ -20,7 +21,7 @@ RUN = '''
 import sys, time
 from test_faults import *
 recorder.Checkpoint.due = lambda self: True                # a checkpoint after every batch: kills hit them, too
-vlm = VLM(*tiny_llava(seed=4, layers=2, neurons=48))
+vlm = model()
 print('ready', flush=True)
 plain = vlm.forward
 def slow(batch, logits=False):
@@ -34,7 +35,10 @@ print('done', flush=True)
 
 @pytest.fixture(scope='module')
 def whole():
-    return recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4), **KW)
+    return recorder.record(model(), tiny_samples(40, seed=4), **KW)
+
+
+def model(neurons=48): return VLM(*tiny_llava(seed=4, layers=2, neurons=neurons))
 
 
 def equal(a, b):
@@ -45,9 +49,13 @@ def equal(a, b):
 
 
 def start(out, **kw):
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
-    kw.setdefault('preexec_fn', lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a job in the background would ignore Ctrl-C
-    p = subprocess.Popen([sys.executable, '-c', RUN, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kw)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')])
+    env = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1')
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)    # a job in the background would ignore Ctrl-C
+    kw.setdefault('preexec_fn', heard)
+    p = subprocess.Popen([sys.executable, '-c', RUN, str(out)], text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         env=env, **kw)
     assert p.stdout.readline().strip() == 'ready', p.stderr.read()
     return p
 
@@ -56,14 +64,14 @@ def child(out, kw):
     "In a forked process: a recording with a checkpoint after every batch."
     torch.set_num_threads(1)
     recorder.Checkpoint.due = lambda self: True
-    vlm = VLM(*tiny_llava(seed=4, layers=2, neurons=48))
+    vlm = model()
     recorder.record(vlm, tiny_samples(40, seed=4), out, **kw)
 
 
 @pytest.mark.parametrize('keep', [False, True], ids=['statistics', 'token rows'])
 def test_killed_at_twenty_random_moments_gives_the_same_bits(tmp_path, keep):
     kw, rng, kills, done = KW | dict(keep_tokens=keep, stats=[Moments()]), random.Random(5 + keep), 0, 0
-    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4)
+    vlm, samples = model(), tiny_samples(40, seed=4)
     whole = recorder.record(vlm, samples, **kw)
     while kills < 20 or not done:
         out = tmp_path/f'run{done}.zarr'
@@ -99,7 +107,8 @@ def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
     time.sleep(.4)
     p.terminate()
     _, err = p.communicate(timeout=60)
-    assert p.returncode and "of 40 samples, kept in '" in err and "run.zarr.partial'. The same call goes on from there." in err, err[-2000:]
+    assert p.returncode and "of 40 samples, kept in '" in err, err[-2000:]
+    assert "run.zarr.partial'. The same call goes on from there." in err, err[-2000:]
     assert start(tmp_path/'run.zarr').wait(timeout=60) == 0
     equal(whole, open_store(tmp_path/'run.zarr'))
 
@@ -107,11 +116,11 @@ def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
 def test_clock_that_jumps(whole, tmp_path, monkeypatch):
     jumps = random.Random(0)
     monkeypatch.setattr(time, 'time', lambda: jumps.uniform(-1e9, 4e9))
-    equal(whole, recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4), tmp_path/'run.zarr', **KW))
+    equal(whole, recorder.record(model(), tiny_samples(40, seed=4), tmp_path/'run.zarr', **KW))
 
 
 def test_nan_in_one_layer_keeps_the_sample_out_of_all(tmp_path):
-    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4)
+    vlm, samples = model(), tiny_samples(12, seed=4)
     act, bad = vlm.model.get_submodule(vlm.sites('lm')[1].act), samples[7].id
     encode = local.read_batch
     def read(vlm, batch, state):      # the second layer breaks, for one sample
@@ -132,16 +141,17 @@ def test_nan_in_one_layer_keeps_the_sample_out_of_all(tmp_path):
 
 def test_no_room_for_token_rows(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    vlm, samples, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), KW | dict(keep_tokens=True)
+    vlm, samples, kw = model(), tiny_samples(12, seed=4), KW | dict(keep_tokens=True)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
-        with pytest.raises(StoreError, match='No room for token rows'): recorder.record(vlm, samples, tmp_path/'run.zarr', **kw)
+        with pytest.raises(StoreError, match='No room for token rows'):
+            recorder.record(vlm, samples, tmp_path/'run.zarr', **kw)
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     equal(recorder.record(vlm, samples, **kw), recorder.record(vlm, samples, tmp_path/'run.zarr', **kw))
 
 
 def test_token_rows_that_were_lost_are_made_again(tmp_path):
-    vlm, samples, kw = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(30, seed=4), KW | dict(keep_tokens=True)
+    vlm, samples, kw = model(), tiny_samples(30, seed=4), KW | dict(keep_tokens=True)
     whole, forward, n = recorder.record(vlm, samples, **kw), vlm.forward, []
     def stop(*a, **k):
         n.append(1)
@@ -170,7 +180,7 @@ def test_full_disk_is_named_and_the_run_goes_on_later(whole, tmp_path):
 
 
 def test_disk_full_at_the_very_end_loses_nothing(whole, tmp_path, monkeypatch):
-    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4), tmp_path/'run.zarr'
+    vlm, samples, out = model(), tiny_samples(40, seed=4), tmp_path/'run.zarr'
     def full(*a, **k): raise disk_full(out, OSError(28, 'No space left on device'))
     with monkeypatch.context() as m:
         m.setattr(recorder, 'write_store', full)
@@ -180,7 +190,7 @@ def test_disk_full_at_the_very_end_loses_nothing(whole, tmp_path, monkeypatch):
 
 
 def test_damaged_checkpoint_is_refused_by_name(tmp_path):
-    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(6, seed=4), tmp_path/'run.zarr'
+    vlm, samples, out = model(), tiny_samples(6, seed=4), tmp_path/'run.zarr'
     part = tmp_path/'run.zarr.partial'
     part.mkdir()
     (part/'state.safetensors').write_bytes(b'half a file')
@@ -190,12 +200,12 @@ def test_damaged_checkpoint_is_refused_by_name(tmp_path):
 
 def test_target_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('')
-    for out in (tmp_path/'file'/'run.zarr', Path('/proc/run.zarr')):     # a folder that cannot be made, one that nobody may write to
-        with pytest.raises(StoreError, match='Cannot write'): recorder.record(VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(4), out, **KW)
+    for out in (tmp_path/'file'/'run.zarr', Path('/proc/run.zarr')):     # cannot be made, and must not be written to
+        with pytest.raises(StoreError, match='Cannot write'): recorder.record(model(), tiny_samples(4), out, **KW)
 
 
 def test_every_damaged_file_is_named(tmp_path):
-    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(8, seed=4)
+    vlm, samples = model(), tiny_samples(8, seed=4)
     out = tmp_path/'run.zarr'
     recorder.record(vlm, samples, out, **KW)
     for f in sorted(p for p in out.rglob('*') if p.is_file() and p.name not in ('manifest.json', 'facts.json')):
@@ -212,7 +222,7 @@ def test_every_damaged_file_is_named(tmp_path):
 
 
 def test_overwrite_spares_what_is_no_store(tmp_path):
-    vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(6, seed=4), tmp_path/'thesis'
+    vlm, samples, out = model(), tiny_samples(6, seed=4), tmp_path/'thesis'
     out.mkdir()
     (out/'chapter.txt').write_text('x')
     with pytest.raises(StoreError, match='is not a store'): recorder.record(vlm, samples, out, overwrite=True, **KW)
@@ -222,18 +232,19 @@ def test_overwrite_spares_what_is_no_store(tmp_path):
 
 
 def test_second_writer_is_refused_and_harms_nothing(tmp_path):
-    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4)
+    vlm, samples = model(), tiny_samples(40, seed=4)
     p = start(tmp_path/'run.zarr')
     while not (tmp_path/'run.zarr.partial'/'state.safetensors').exists(): time.sleep(.02)
     for kw in ({}, dict(resume=False), dict(overwrite=True)):
-        with pytest.raises(StoreError, match='Another process'): recorder.record(vlm, samples, tmp_path/'run.zarr', **KW, **kw)
+        with pytest.raises(StoreError, match='Another process'):
+            recorder.record(vlm, samples, tmp_path/'run.zarr', **KW, **kw)
     assert p.wait(timeout=120) == 0
     assert len(open_store(tmp_path/'run.zarr')) == 40
 
 
 def test_another_picture_under_the_same_name_is_noticed(tmp_path):
     from dataclasses import replace
-    vlm, (a, b) = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(2, seed=4)
+    vlm, (a, b) = model(), tiny_samples(2, seed=4)
     a.image.save(tmp_path/'im.png')
     one = [replace(a, image=tmp_path/'im.png')]
     recorder.record(vlm, one, tmp_path/'run.zarr', **KW)
@@ -244,28 +255,32 @@ def test_another_picture_under_the_same_name_is_noticed(tmp_path):
 
 def test_unreadable_sample_without_an_answer_is_skipped_and_the_others_are_answered(tmp_path):
     from dataclasses import replace
-    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(9, seed=4)
-    samples = [replace(s, answer=None) if n % 2 else s for n, s in enumerate(samples)]      # some answers are given, some are not
+    vlm, samples = model(), tiny_samples(9, seed=4)
+    samples = [replace(s, answer=None) if n % 2 else s for n, s in enumerate(samples)]      # some answers are given
     (tmp_path/'broken.png').write_bytes(b'not a picture')
-    bad = [replace(samples[1], id='broken', image=tmp_path/'broken.png'), replace(samples[3], id='lost', image=tmp_path/'nowhere.png')]
+    bad = [replace(samples[1], id='broken', image=tmp_path/'broken.png'),
+           replace(samples[3], id='lost', image=tmp_path/'nowhere.png')]
     kw = KW | dict(answers='generate', on_bad='skip', keep_tokens=True)
     store = recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)
     assert [d['id'] for d in store.skipped] == ['broken', 'lost']
     assert 'cannot be read' in store.skipped[0]['reason'] and 'does not exist' in store.skipped[1]['reason']
-    equal(recorder.record(vlm, samples, **kw), store)                                       # as if they had never been there
+    equal(recorder.record(vlm, samples, **kw), store)                               # as if they had never been there
     given = [s for s in samples if s.answer]
     rows, want = to_state(store).table, to_state(recorder.record(vlm, given, **kw | dict(answers='given'))).table
-    assert all(np.array_equal(rows[s.id].tokens['lm'].ids, want[s.id].tokens['lm'].ids) for s in given), 'an answer that was given is not replaced'
-    assert len(recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)) == 9        # the same call again is the same run
-    with pytest.raises(SampleError, match='cannot be read'): recorder.record(vlm, [bad[0], *samples], **kw | dict(on_bad='raise'))
+    for s in given: # answers that were given are not replaced
+        assert np.array_equal(rows[s.id].tokens['lm'].ids, want[s.id].tokens['lm'].ids)
+    assert len(recorder.record(vlm, [*bad, *samples], tmp_path/'run.zarr', **kw)) == 9      # the same run, once more
+    with pytest.raises(SampleError, match='cannot be read'):
+        recorder.record(vlm, [bad[0], *samples], **kw | dict(on_bad='raise'))
 
 
 @pytest.mark.parametrize('kind', [False, True, 'float16'])
 def test_samples_that_are_all_broken(tmp_path, kind):
-    vlm, samples = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(4, seed=4)
-    nan = float('nan')      # at the first token, of the template: the maxima are numbers, and entries are admitted
-    handle = vlm.model.get_submodule(vlm.sites('lm')[1].act).register_forward_hook(lambda mod, args, out: torch.cat([out[:, :1]*nan, out[:, 1:]], 1))
-    try:
-        with pytest.raises(SampleError, match='None of the 4 samples'): recorder.record(vlm, samples, tmp_path/'run.zarr', **KW | dict(keep_tokens=kind))
-    finally: handle.remove()
-    assert len(recorder.record(vlm, samples, tmp_path/'run.zarr', **KW | dict(keep_tokens=kind))) == 4
+    vlm, samples = model(), tiny_samples(4, seed=4)
+    site = vlm.sites('lm')[1]
+    def spoil(site, x): # the first token, of the template: the maxima are numbers, and entries are admitted
+        return torch.cat([x[:, :1]*float('nan'), x[:, 1:]], 1)
+    run = lambda: recorder.record(vlm, samples, tmp_path/'run.zarr', **KW | dict(keep_tokens=kind))
+    with hooked(vlm.model, [site], spoil, change=('spoil', '1')):
+        with pytest.raises(SampleError, match='None of the 4 samples'): run()
+    assert len(run()) == 4

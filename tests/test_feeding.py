@@ -1,4 +1,4 @@
-"""How samples reach the model: budgets, memory that runs out, worker processes. The store's bits depend on none of it."""
+"""How samples reach the model: limits, memory that runs out, worker processes. The store's bits depend on none."""
 import os, random, signal, subprocess, sys, time, warnings
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from mmneuron_nb.statistics.state import RunState
 
 KW = dict(top=6, random=5, modules=('vision', 'projector', 'lm'), progress=False)
 CUDA = lambda: torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
-CPU = lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+CPU = lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                           "you tried to allocate 8 bytes.")
 SAMPLES = tiny_samples(30, seed=4)
 
 
@@ -34,7 +35,8 @@ def small(): return VLM(*tiny_llava(seed=4, layers=2, neurons=48))
 def equal(a, b):
     assert a.ids == b.ids
     for m in a.modules:
-        for v in a.module(m).data_vars: assert np.array_equal(a.module(m)[v].values, b.module(m)[v].values, equal_nan=True), (m, v)
+        x, y = a.module(m), b.module(m)
+        for v in x.data_vars: assert np.array_equal(x[v].values, y[v].values, equal_nan=True), (m, v)
 
 
 def failing(fn, when, error): # raises `error()` in those calls (from 1) in which `when(number, *args)`
@@ -51,7 +53,8 @@ def failing(fn, when, error): # raises `error()` in those calls (from 1) in whic
 def test_out_of_memory_in_the_forward_pass(whole, error, k):
     vlm = small()
     vlm.forward = failing(vlm.forward, lambda n, batch: n == k, error)
-    with pytest.warns(UserWarning, match=r'Out of memory with \d samples of [\d,]+ tokens') as said: store = record(vlm, SAMPLES, **KW)
+    with pytest.warns(UserWarning, match=r'Out of memory with \d samples of [\d,]+ tokens') as said:
+        store = record(vlm, SAMPLES, **KW)
     equal(whole, store)
     assert len([w for w in said if 'Out of memory' in str(w.message)]) == 1
 
@@ -91,7 +94,8 @@ def test_what_a_failed_attempt_held_is_gone_before_the_next(monkeypatch):
 def test_one_sample_that_never_fits(whole, tmp_path):
     vlm, bad = small(), SAMPLES[7].id
     vlm.forward = failing(vlm.forward, lambda n, batch: bad in [s.id for s in batch.samples], CUDA)
-    with pytest.raises(SampleError, match=rf"{bad}.*tokens\) does not fit into memory, even alone .*on_bad='skip'"), warnings.catch_warnings():
+    never = rf"{bad}.*tokens\) does not fit into memory, even alone .*on_bad='skip'"
+    with pytest.raises(SampleError, match=never), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         record(vlm, SAMPLES, tmp_path/'run.zarr', **KW)
     assert (tmp_path/'run.zarr.partial'/'state.safetensors').exists() # with what came before it
@@ -127,7 +131,8 @@ def test_answers_longer_than_the_context_are_refused_one_by_one():
     bare = [replace(s, answer=None) for s in SAMPLES[:6]]
     vlm.context = max(len(e) for g in batches(vlm, bare, answers='none') for e in g) + 2
     store = record(vlm, bare, on_bad='skip', answers='generate', max_new_tokens=6, **KW)
-    assert store.skipped and all('context' in d['reason'] for d in store.skipped) and len(store) + len(store.skipped) == 6
+    assert store.skipped and all('context' in d['reason'] for d in store.skipped)
+    assert len(store) + len(store.skipped) == 6
 
 
 @pytest.mark.parametrize('error', [RuntimeError, ZeroDivisionError, KeyboardInterrupt])
@@ -193,7 +198,8 @@ def test_workers_encode_what_the_parent_would(name):
 
 def test_bad_samples_are_the_same_with_workers(tmp_path):
     (tmp_path/'broken.png').write_bytes(b'not a picture')
-    bad = [replace(SAMPLES[1], id='broken', image=tmp_path/'broken.png'), replace(SAMPLES[3], id='long', prompt='dog '*3000)]
+    broken, long = dict(id='broken', image=tmp_path/'broken.png'), dict(id='long', prompt='dog '*3000)
+    bad = [replace(SAMPLES[1], **broken), replace(SAMPLES[3], **long)]
     samples = [*SAMPLES[:5], bad[0], *SAMPLES[5:9], bad[1], *SAMPLES[9:12]]
     vlm, said, stores = small(), [], []
     for n in (0, 2):
@@ -249,7 +255,8 @@ def test_killed_while_they_write(): # pictures far larger than a pipe holds
             time.sleep(rng.uniform(0, .02))
             os.kill(rng.choice(children(os.getpid())), signal.SIGKILL)
             made += it
-            assert [getattr(e, 'sample', e) is s for e, s in zip(made, SAMPLES)] == [True]*len(SAMPLES) and time.monotonic() - begin < 30
+            assert [getattr(e, 'sample', e) is s for e, s in zip(made, SAMPLES)] == [True]*len(SAMPLES)
+            assert time.monotonic() - begin < 30
 
 
 def test_a_worker_that_hangs_is_given_up(whole, monkeypatch):
@@ -285,8 +292,10 @@ record(vlm, SAMPLES, sys.argv[1], batch_size=2, workers=2, **KW)
 
 
 def start(out):
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]), OMP_NUM_THREADS='1')
-    p = subprocess.Popen([sys.executable, '-c', RUN, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True,
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')])
+    p = subprocess.Popen([sys.executable, '-c', RUN, str(out)], text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         env=dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'), start_new_session=True,
                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     for _ in range(3): assert p.stdout.readline() == 'batch\n', p.stderr.read()
     return p
@@ -313,7 +322,8 @@ def test_no_worker_survives_and_the_run_goes_on_at_once(whole, how, tmp_path):
 @pytest.mark.parametrize('name', ZOO)
 def test_recording_asks_for_no_logits_but_one_a_sample(name):
     vlm, seen = VLM(*tiny_vlm(name)), []
-    handle = vlm.model.get_output_embeddings().register_forward_hook(lambda mod, args, out: seen.append(args[0].shape[:-1].numel()))
+    def count(mod, args, out): seen.append(args[0].shape[:-1].numel())
+    handle = vlm.model.get_output_embeddings().register_forward_hook(count)
     record(vlm, SAMPLES[:6], batch_size=3, **KW | dict(modules=('lm',)))
     handle.remove()
     assert seen and sum(seen) <= 6
@@ -322,7 +332,8 @@ def test_recording_asks_for_no_logits_but_one_a_sample(name):
 def test_layers_hook_these_layers_only():
     vlm, seen = VLM(*tiny_llava(seed=4, layers=3, neurons=48)), []
     plain = vlm.forward
-    vlm.forward = lambda b: (seen.append(tuple(s.layer for s in vlm.sites('lm') if vlm.model.get_submodule(s.act)._forward_hooks)), plain(b))[1]
+    hooked = lambda: tuple(s.layer for s in vlm.sites('lm') if vlm.model.get_submodule(s.act)._forward_hooks)
+    vlm.forward = lambda b: (seen.append(hooked()), plain(b))[1]
     record(vlm, SAMPLES[:6], layers=[1], **KW | dict(modules=('lm',)))
     assert set(seen) == {(1,)}
 
@@ -333,4 +344,5 @@ def test_the_bar_says_how_long_the_model_waits(capsys):
     vlm.forward = lambda b: (time.sleep(.4), plain(b))[1]
     store = record(vlm, SAMPLES[:12], **KW | dict(progress=True, batch_size=2))
     assert 'waiting' in capsys.readouterr().err
-    assert 0 < store.facts['waiting'] < store.facts['seconds'] and store.facts['workers'] == 0 and store.facts['max_tokens_per_batch'] == 8192
+    facts = store.facts
+    assert 0 < facts['waiting'] < facts['seconds'] and (facts['workers'], facts['max_tokens_per_batch']) == (0, 8192)

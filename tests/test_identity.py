@@ -44,7 +44,8 @@ def test_without_a_name_nothing_is_recorded(vlm, tmp_path):
         vlm.forward(vlm.encode(SAMPLES[:1]))
     assert not (tmp_path/'run.zarr').exists()
     handle = vlm.model.model.language_model.layers[0].register_forward_hook(lambda mod, args, out: out)
-    with pytest.raises(ModelError, match='the hook .* at model.language_model.layers.0'): record(vlm, SAMPLES, **OPTIONS)
+    with pytest.raises(ModelError, match='the hook .* at model.language_model.layers.0'):
+        record(vlm, SAMPLES, **OPTIONS)
     handle.remove()
     with vlm.reading(lambda s, x: None, 'lm'): record(vlm, SAMPLES, **OPTIONS) # a reader is no change
 
@@ -53,7 +54,7 @@ def test_an_edited_weight_is_another_model(vlm, tmp_path):
     weight = vlm.model.model.language_model.layers[0].mlp.down_proj.weight
     before = weight.detach().clone()
     with torch.no_grad(): weight[:, 3] = 0
-    with pytest.raises(StoreError, match='other weights|another weights'): record(vlm, SAMPLES, out=tmp_path/'run.zarr', **OPTIONS)
+    with pytest.raises(StoreError, match='other weights'): record(vlm, SAMPLES, out=tmp_path/'run.zarr', **OPTIONS)
     with pytest.raises(StoreError, match='weights'): plain.merge(record(vlm, tiny_samples(20)[12:], **OPTIONS))
     with torch.no_grad(): weight.copy_(before)
     plain.attach(vlm, SAMPLES)
@@ -75,7 +76,7 @@ def test_neither_goes_on_with_what_the_other_began(vlm, tmp_path):
     plain = record(vlm, SAMPLES, out=out, **OPTIONS)
     assert 'changes' not in plain.manifest['model']
     with silenced(vlm):
-        with pytest.raises(StoreError, match='changes'): record(vlm, SAMPLES, out=out, **OPTIONS) # finished: not taken for it
+        with pytest.raises(StoreError, match='changes'): record(vlm, SAMPLES, out=out, **OPTIONS) # finished
         vlm.forward(vlm.encode(SAMPLES[:1]))
 
 def _break_off(vlm, out):
@@ -87,16 +88,24 @@ def _break_off(vlm, out):
         return forward(*args, **kw)
     vlm.forward = fails
     try:
-        with pytest.raises(RuntimeError, match='the power is out'): record(vlm, SAMPLES, out=out, batch_size=2, **OPTIONS)
+        with pytest.raises(RuntimeError, match='the power is out'):
+            record(vlm, SAMPLES, out=out, batch_size=2, **OPTIONS)
     finally: del vlm.forward
     assert list(out.with_name(out.name + '.partial').iterdir())
 
 def test_neither_repairs_the_other(vlm, tmp_path):
     out = tmp_path/'run.zarr'
     record(vlm, SAMPLES, out=out, **OPTIONS)
-    shard = max((p for p in (out/'lm'/'top_value').rglob('*') if p.is_file() and 'json' not in p.name), key=lambda p: p.stat().st_size)
+    files = [p for p in (out/'lm'/'top_value').rglob('*') if p.is_file() and 'json' not in p.name]
+    shard = max(files, key=lambda p: p.stat().st_size)
     shard.write_bytes(b'\0'*shard.stat().st_size)
     with silenced(vlm):
         with pytest.raises(StoreError, match='changes'): record(vlm, SAMPLES, out=out, **OPTIONS)
         vlm.forward(vlm.encode(SAMPLES[:1]))
     with pytest.warns(UserWarning, match='is damaged'): assert record(vlm, SAMPLES, out=out, **OPTIONS).verify(100)
+
+def test_other_machines_do_not_know_a_change(vlm, tmp_path):
+    with silenced(vlm):
+        with pytest.raises(ModelError, match='is changed at the moment .silenced., which other machines do not know'):
+            record(vlm, SAMPLES, out=tmp_path/'run.zarr', engine='ray', **OPTIONS)
+        vlm.forward(vlm.encode(SAMPLES[:1]))

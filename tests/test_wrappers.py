@@ -1,4 +1,4 @@
-"""Models that do not lie in memory as they were built: dispatched by accelerate, offloaded to disk, in parallel, half precision on the way."""
+"""Models that do not lie in memory as they were built: dispatched by accelerate, offloaded to memory or to disk."""
 import numpy as np
 import pytest
 import torch
@@ -39,4 +39,5 @@ def test_dispatched(name, how, tmp_path):
     assert vlm.fingerprint() == plain.fingerprint()
     want, got = (record(v, SAMPLES, modules=v.modules, **KW) for v in (plain, vlm))
     for m in plain.modules:
-        for k in want.module(m).data_vars: assert np.array_equal(want.module(m)[k].values, got.module(m)[k].values), (m, k)
+        for k in want.module(m).data_vars:
+            assert np.array_equal(want.module(m)[k].values, got.module(m)[k].values), (m, k)

@@ -21,23 +21,24 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import yaml
 
+import notebooks
 from hygiene import STATIC, text
 
 ROOT = Path(__file__).resolve().parents[1]
-PROC = """import sys
-from importlib.util import find_spec
-from unittest.mock import MagicMock
-if find_spec('triton') is None:     # the page of its kernels needs no Triton
-    sys.modules |= {'triton': MagicMock(), 'triton.language': MagicMock()}
-if __name__ == '__main__':
+PROC = """if __name__ == '__main__':
     from nbdev.serve import proc_nbs
-    proc_nbs(n_workers=2, force=True)"""
+    proc_nbs(n_workers=2, force=True, skip_file_re={skip!r})"""
 
-def process(root=ROOT):
-    "Let nbdev fill _proc, in a process of its own; what it complained about."
+def left_out(root=ROOT):
+    "`{page: notebook}` that cannot be made here for want of an optional package (nbdev runs imports)."
+    nbs = {p.relative_to(root/'nbs'): p for p in notebooks.notebooks(root) if notebooks.missing(p)}
+    return {str(rel.with_name(re.sub(r'^\d+[a-z]?_', '', rel.stem) + '.html')): rel for rel in nbs}
+
+def process(root=ROOT, skip=()):
+    "Let nbdev fill _proc, in a process of its own, without notebooks called as in `skip`; what it complained about."
     (root/'_proc').mkdir(exist_ok=True)
     script = root/'_proc.py'                                     # workers are spawned, so it has to be a file
-    script.write_text(PROC)
+    script.write_text(PROC.format(skip='|'.join([r'^[_.]', *(f'^{re.escape(name)}$' for name in skip)])))
     env = {**os.environ, 'PYTHONPATH': str(root)}
     try:
         p = subprocess.run([sys.executable, script], cwd=root, env=env, capture_output=True, text=True,
@@ -113,7 +114,7 @@ class Page(HTMLParser):
         self.loads += [a[k] for k in ('src', 'data', 'poster') if a.get(k) and not a[k].startswith('data:')]
         if tag == 'link' and a.get('href'): self.loads.append(a['href'])
 
-def check(docs, pages):
+def check(docs, pages, skipped=()):
     "Complaints about links and resources of `pages`, `{path: notebook path}`; and how many links go elsewhere."
     html = {p: Page((docs/p).read_text(encoding='utf-8')) for p in pages}
     by_nb, bad, away = {str(nb): p for p, nb in pages.items()}, [], 0
@@ -126,6 +127,7 @@ def check(docs, pages):
             to = os.path.normpath(os.path.join(os.path.dirname(p), unquote(u.path))) if u.path else p
             to = by_nb.get(to, to)
             if to == '.': to = 'index.html'
+            if to in skipped: continue
             if to not in html and not (docs/to).is_file(): bad.append(f'{pages[p]}: the link {url} leads nowhere')
             elif u.fragment and to in html and unquote(u.fragment) not in html[to].ids:
                 bad.append(f'{pages[p]}: no such place: {url}')
@@ -140,7 +142,10 @@ def main(root=ROOT):
     cfg = ConfigParser(delimiters=['='], interpolation=None)
     cfg.read(root/'settings.ini', encoding='utf-8')
     base = cfg['DEFAULT']['doc_host'] + cfg['DEFAULT']['doc_baseurl'] + '/'
-    bad, proc, docs, pages = process(root), root/'_proc', root/'_docs', {}
+    skipped = left_out(root)
+    for page_name, nb in skipped.items(): print(f'skipped {page_name}: {nb} imports a package that is not installed')
+    bad, pages = process(root, [p.name for p in skipped.values()]), {}
+    proc, docs = root/'_proc', root/'_docs'
     shutil.rmtree(docs, ignore_errors=True)
     docs.mkdir()
     shutil.copy(root/'nbs/styles.css', docs)
@@ -157,7 +162,7 @@ def main(root=ROOT):
         bad += [f'{rel}: {w}' for w in page(clean, dst, base, len(rel.parts) - 1, fm.get('title', rel.stem))]
         clean.unlink()
         pages[str(dst.relative_to(docs))] = rel
-    wrong, away = check(docs, pages)
+    wrong, away = check(docs, pages, {*skipped, *map(str, skipped.values())})
     fine = 'ok     no warnings, all links resolve, nothing is loaded from outside'
     print('\n'.join(f'FAILED {b}' for b in bad + wrong) or fine)
     print(f'{away} links to other sites not checked')

@@ -20,9 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 KB, MB = 1000, 1_000_000
 STATIC = {'text/plain', 'text/html', 'text/markdown', 'text/latex', 'image/svg+xml', 'image/png', 'image/jpeg'}
 HOMES = re.compile(r'(?<![\w.:/-])(/(home|root|Users|work|tmp|var/folders)/[\w.-]+|[A-Z]:\\Users)')
-OUTSIDE = re.compile(r'<script|<link[^>]+href=|@import|(src|srcset|data)\s*=\s*["\']?\s*(https?:)?//|url\(\s*["\']?\s*(https?:)?//', re.I)
-LEAKS = re.compile('|'.join([r'(?<![\w./])/' + r'(work|root|home)/\w', r'(?<![\w/])shared' + r'/(notes|papers|DESIGN|METHODS)',
-                             r'py' + r'pi\.org', r'pythonhosted' + r'\.org', r'download\.pytorch' + r'\.org', r'conda\.anaconda' + r'\.org',
+OUTSIDE = re.compile(r'<script|<link[^>]+href=|@import|(src|srcset|data)\s*=\s*["\']?\s*(https?:)?//'
+                     r'|url\(\s*["\']?\s*(https?:)?//', re.I)
+LEAKS = re.compile('|'.join([r'(?<![\w./])/' + r'(work|root|home)/\w',
+                             r'(?<![\w/])shared' + r'/(notes|papers|DESIGN|METHODS)',
+                             r'py' + r'pi\.org', r'pythonhosted' + r'\.org',
+                             r'download\.pytorch' + r'\.org', r'conda\.anaconda' + r'\.org',
                              r'registry\.npmjs' + r'\.org', r'/opt/(wheels|py' + 'pi)']))
 
 def text(x): return ''.join(x) if isinstance(x, list) else str(x)
@@ -35,8 +38,10 @@ def outputs(cell):
         if o.get('execution_count') is not None: yield 'an output with an execution count'
         for mime, v in o.get('data', {}).items():
             if mime not in STATIC: yield f'output of the kind {mime}, not static'
-            if mime in ('text/html', 'image/svg+xml') and OUTSIDE.search(text(v)): yield 'an output that runs scripts or loads from outside'
-        shown = ' '.join([text(o.get('text', '')), *(text(v) for m, v in o.get('data', {}).items() if m.startswith('text/'))])
+            if mime in ('text/html', 'image/svg+xml') and OUTSIDE.search(text(v)):
+                yield 'an output that runs scripts or loads from outside'
+        words = (text(v) for m, v in o.get('data', {}).items() if m.startswith('text/'))
+        shown = ' '.join([text(o.get('text', '')), *words])
         if (m := HOMES.search(shown)): yield f'an absolute path in an output: {m[0]}'
 
 def notebook(path):
@@ -55,13 +60,16 @@ def notebook(path):
         if c['cell_type'] == 'code' and c.get('execution_count') is not None: bad.append(f'cell {i}: execution count')
         if (m := HOMES.search(src)): bad.append(f'cell {i}: an absolute path: {m[0]}')
         bad += [f'cell {i}: {b}' for b in outputs(c)]
-    head = next((text(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown' and text(c['source']).startswith('# ')), '')
-    if re.search(r'^(?!#|>|\s*$)', head, re.M): bad.append('prose in the cell of the title: nbdev drops it from the page, give it a cell of its own')
+    prose = (text(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown')
+    head = next((t for t in prose if t.startswith('# ')), '')
+    if re.search(r'^(?!#|>|\s*$)', head, re.M):
+        bad.append('prose in the cell of the title: nbdev drops it from the page, give it a cell of its own')
     return [f'{path.name}: {b}' for b in bad]
 
 def notebooks(root=ROOT):
     "Complaints about all notebooks."
-    return [b for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts for b in notebook(p)]
+    found = (p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts)
+    return [b for p in found for b in notebook(p)]
 
 def generated(root):
     "The modules that come from notebooks, by path."
@@ -78,14 +86,15 @@ def modules(root=ROOT):
         for f in ('settings.ini', '_quarto.yml', 'README.md'):
             if (root/f).exists(): shutil.copy(root/f, tmp/f)
         for n in have: (tmp/n).unlink()
-        p = subprocess.run([sys.executable, '-c', 'from nbdev.export import nb_export\nfrom nbdev.doclinks import nbdev_export\nnbdev_export()'],
-                           cwd=tmp, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        export = 'from nbdev.export import nb_export\nfrom nbdev.doclinks import nbdev_export\nnbdev_export()'
+        p = subprocess.run([sys.executable, '-c', export], cwd=tmp, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if p.returncode: return [f'nbdev_export failed: {p.stderr.strip()[-500:]}']
         want = generated(tmp)
     bad = [f'{n}: no notebook exports it' for n in sorted(set(have) - set(want))]
     bad += [f'{n}: not exported yet, run `make export`' for n in sorted(set(want) - set(have))]
     for n in sorted(set(have) & set(want)):
-        diff = [d for d in difflib.unified_diff(have[n].splitlines(), want[n].splitlines(), n, 'exported afresh', lineterm='', n=0)]
+        lines = have[n].splitlines(), want[n].splitlines()
+        diff = list(difflib.unified_diff(*lines, n, 'exported afresh', lineterm='', n=0))
         if diff: bad.append('\n'.join([f'{n} differs from its notebook, run `make export`:', *diff[:12]]))
     return bad
 
@@ -95,12 +104,14 @@ def front_page(root=ROOT):
 
 def tracked(root=ROOT):
     "The files that git knows, and those that it would add."
-    out = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=root, capture_output=True, check=True).stdout
+    cmd = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+    out = subprocess.run(cmd, cwd=root, capture_output=True, check=True).stdout
     return [root/f for f in out.decode().split('\0') if f and (root/f).is_file() and not (root/f).is_symlink()]
 
 def sizes(root=ROOT):
     "Complaints about large files."
-    return [f'{p.relative_to(root)}: {p.stat().st_size / MB:.1f} MB, more than 12' for p in tracked(root) if p.stat().st_size > 12 * MB]
+    large = (p for p in tracked(root) if p.stat().st_size > 12 * MB)
+    return [f'{p.relative_to(root)}: {p.stat().st_size / MB:.1f} MB, more than 12' for p in large]
 
 def leaks(root=ROOT):
     "Complaints about names of this machine, of package registries or of private folders in committed text."
@@ -114,16 +125,20 @@ def leaks(root=ROOT):
 
 def lengths(root=ROOT):
     "Modules longer than 300 lines: a remark, no failure."
-    return [f'{n}: {s.count(chr(10))} lines, think of splitting' for n, s in generated(root).items() if s.count('\n') > 300 and '_modidx' not in n]
+    long = {n: s.count('\n') for n, s in generated(root).items() if '_modidx' not in n}
+    return [f'{n}: {lines} lines, think of splitting' for n, lines in long.items() if lines > 300]
 
 CHECKS = {'notebooks are clean': notebooks, 'modules equal notebooks': modules, 'README equals nbs/index.ipynb': front_page,
-          'rooms import from rooms above': structure.backward, 'no file over 12 MB': sizes, 'no machine, registry or private names': leaks}
+          'rooms import from rooms above': structure.backward, 'no circle of imports': structure.circles,
+          f'lines of code within {structure.WIDTH} columns': structure.long_lines,
+          'no file over 12 MB': sizes, 'no machine, registry or private names': leaks}
 
 def main(root=ROOT):
     "Run every check, print the complaints, count."
     bad = {name: check(root) for name, check in CHECKS.items()}
     for name, b in bad.items(): print('\n'.join([f"{'FAILED' if b else 'ok    '} {name}", *(f'       {x}' for x in b)]))
     for remark in lengths(root): print(f'note   {remark}')
+    for what, n in structure.cell_figures(root).items(): print(f'note   {what}: {n}')
     print(f'{sum(not b for b in bad.values())} passed, {sum(map(bool, bad.values()))} failed')
     return int(any(bad.values()))
 

@@ -1,6 +1,9 @@
-"""Rooms, circles, cells and lines of the library: `python tools/structure.py` prints the figures, tools/hygiene.py judges.
+"""Rooms, circles, cells and lines of the library.
 
-A room is a folder of mmneuron_nb; it imports only from rooms above it. A cell should hold one idea, a line should fit a notebook on a laptop.
+`python tools/structure.py` prints the figures, tools/hygiene.py judges.
+
+A room is a folder of mmneuron_nb; it imports only from rooms above it. A cell should hold one idea, a line should fit a
+notebook on a laptop.
 """
 import ast
 import json
@@ -10,8 +13,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ('errors', 'names', 'display', 'writing', 'data', 'scenes', 'models', 'running', 'statistics', 'store', 'recording', 'neurons', 'intervene', 'evaluate',
-         'explain', 'views', 'dashboards', 'testing', 'training', 'commands', 'arguments', 'cli')
+ROOMS = ('errors', 'names', 'display', 'writing', 'data', 'scenes', 'models', 'running', 'statistics', 'store',
+         'recording', 'neurons', 'intervene', 'evaluate', 'explain', 'views', 'dashboards', 'testing', 'training',
+         'commands', 'arguments', 'cli')
 CLOSED = ('testing', 'training')    # rooms from which nothing is imported but by tests, benchmarks and themselves
 WIDTH = 120                         # columns of a line of code
 
@@ -26,10 +30,12 @@ def modules(root=ROOT):
 def imports(name, path, known):
     "`(module, line)` of everything that a module of the library imports from the library, inside functions too."
     package = name if path.name == '__init__.py' else name.rpartition('.')[0]
+    parts = package.split('.')
     for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(n, ast.ImportFrom):
-            if n.level: base = '.'.join([*package.split('.')[:len(package.split('.')) - n.level + 1], *([n.module] if n.module else [])]).strip('.')
-            elif (n.module or '').split('.')[0] == 'mmneuron_nb': base = n.module.removeprefix('mmneuron_nb').lstrip('.')
+            words = (n.module or '').split('.')
+            if n.level: base = '.'.join([*parts[:len(parts) - n.level + 1], *words]).strip('.')
+            elif words[0] == 'mmneuron_nb': base = '.'.join(words[1:])
             else: continue
             for a in n.names: yield (full if (full := f'{base}.{a.name}'.strip('.')) in known else base), n.lineno
         if isinstance(n, ast.Import):
@@ -74,14 +80,17 @@ def code_cells(root=ROOT):
     for p in sorted((root/'nbs').rglob('*.ipynb')):
         if '.ipynb_checkpoints' in p.parts: continue
         for i, c in enumerate(json.loads(p.read_text(encoding='utf-8'))['cells']):
-            if c['cell_type'] == 'code': yield p, i, text(c['source']), bool(re.search(r'^#\| *exports?\s*$', text(c['source']), re.M))
+            if c['cell_type'] != 'code': continue
+            src = text(c['source'])
+            yield p, i, src, bool(re.search(r'^#\| *exports?\s*$', src, re.M))
 
 def long_lines(root=ROOT):
     "Complaints about lines of code over `WIDTH` columns, in notebooks and in ordinary files."
-    bad = [f'{p.relative_to(root)} cell {i}: {len(line)} columns: {line.strip()[:60]}' for p, i, src, _ in code_cells(root)
-           for line in src.splitlines() if len(line) > WIDTH]
+    say = lambda p, i, line: f'{p.relative_to(root)} cell {i}: {len(line)} columns: {line.strip()[:60]}'
+    bad = [say(p, i, line) for p, i, src, _ in code_cells(root) for line in src.splitlines() if len(line) > WIDTH]
     for p in (f for d in ('tests', 'tools', 'benchmarks') for f in sorted((root/d).rglob('*.py'))):
-        bad += [f'{p.relative_to(root)}:{n}: {len(line)} columns' for n, line in enumerate(p.read_text(encoding='utf-8').splitlines(), 1) if len(line) > WIDTH]
+        lines = enumerate(p.read_text(encoding='utf-8').splitlines(), 1)
+        bad += [f'{p.relative_to(root)}:{n}: {len(line)} columns' for n, line in lines if len(line) > WIDTH]
     return bad
 
 def symbols(src):
@@ -103,8 +112,8 @@ def cell_figures(root=ROOT):
         alone += after is None or after[3]
         longest = max(longest, (len(body), f'{p.relative_to(root)} cell {i}'))
     sizes.sort()
-    return {'exported cells': len(sizes), 'median lines': statistics.median(sizes), '90 % within': sizes[int(.9*len(sizes))], 'longest': f'{longest[0]} ({longest[1]})',
-            'with several symbols': several, 'not followed by an example or test': alone, f'lines over {WIDTH} columns': len(long_lines(root))}
+    return {'exported cells': len(sizes), 'median lines': statistics.median(sizes), '90 % within': sizes[int(.9*len(sizes))],
+            'longest': f'{longest[0]} ({longest[1]})', 'with several symbols': several, 'not followed by an example or test': alone, f'lines over {WIDTH} columns': len(long_lines(root))}
 
 def room_lines(root=ROOT):
     "`{room: (modules, lines)}`."

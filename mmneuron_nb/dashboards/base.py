@@ -61,7 +61,8 @@ def tables_html(d):
     "The tables of dashboard `d`; nothing if they are not wanted."
     if not d.data_table: return ''
     tables = ''.join(table_html(frame, caption, percent) for caption, frame, percent in d.tables())
-    return f'<style>{TABLE_CSS}</style><div role="region" aria-label="Data of the chart" style="line-height:1.4">{tables}</div>'
+    region = '<div role="region" aria-label="Data of the chart" style="line-height:1.4">'
+    return f'<style>{TABLE_CSS}</style>{region}{tables}</div>'
 
 # %% ../../nbs/api/dashboards/03_base.ipynb #f8143968
 class DashboardWidgets:
@@ -103,7 +104,7 @@ def _guard(): return KeyGuard(layout=W.Layout(display='none'))
 
 # %% ../../nbs/api/dashboards/03_base.ipynb #2aadddd5
 class Dashboard(DashboardContent):
-    "A dashboard in a notebook, on paper, and as a page; options are traits. `OptionError` for one that it does not have."
+    "A dashboard in a notebook, on paper, and as a page; options are traits, `OptionError` for an unknown one."
     theme = ChoiceTrait(INK, 'auto', help="colours of the chart: 'auto' (those around it), 'light' or 'dark'")
     data_table = BoolTrait(True, help='show the numbers as a table below the chart')
 
@@ -144,7 +145,7 @@ class Dashboard(DashboardContent):
         return {**self.ui._repr_mimebundle_(), 'text/html': self.html(), 'text/plain': plain}
 
     def save_html(self, path):
-        "Writes a page that opens from disk without network, and plotly.min.js beside it if it needs one; returns its `Path`."
+        "Writes a page that opens from disk without network, and plotly.min.js beside it; returns its `Path`."
         return save_page(self, path)
 
 # %% ../../nbs/api/dashboards/03_base.ipynb #1d57ce25

@@ -44,7 +44,7 @@ class HistogramDashboard(TableDashboard):
 
     def tables(self):
         h, t = self.now.h, self.now.t
-        types = (f'Neurons by type ({t.where})', t.frame, ('share', 'share of all'))
+        types = (f'Neurons by type ({t.where})', t.frame, t.shares)
         bins = (f'Neurons by probability ({h.where})', h.frame, ())
         return dict(both=[types, bins], types=[types], probabilities=[bins])[self.view]
 

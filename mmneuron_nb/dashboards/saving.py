@@ -18,8 +18,8 @@ from ..writing import write_atomic
 def leaves(x, at=''):
     "Paths to all plain values of a layout, in the words of `Plotly.relayout`."
     if isinstance(x, dict): parts = [(f'{at}.{key}' if at else key, y) for key, y in x.items()]
-    elif isinstance(x, (list, tuple)) and x and isinstance(x[0], dict): parts = [(f'{at}[{i}]', y) for i, y in enumerate(x)]
-    else: return {at: x}
+    elif not (isinstance(x, (list, tuple)) and x and isinstance(x[0], dict)): return {at: x}
+    else: parts = [(f'{at}[{i}]', y) for i, y in enumerate(x)]
     return {path: value for key, y in parts for path, value in leaves(y, key).items()}
 
 # %% ../../nbs/api/dashboards/02_saving.ipynb #a8940ef8
@@ -54,7 +54,7 @@ def chart_html(
 SCROLL = '<div class="scroll" tabindex="0" role="%s" aria-label="%s">%s</div>'
 
 def body_html(d):
-    "Body of the page of dashboard `d`: heading, picture, words, numbers, and the static picture for those without scripts."
+    "Body of the page of dashboard `d`: heading, picture (a static one for those without scripts), words, numbers."
     light, words = d.draw('light'), escape(d.words())
     if isinstance(light, go.Figure):
         chart = f'<div style="min-width:42rem">{chart_html(light, d.draw("dark"), d.buttons)}</div>'
@@ -66,7 +66,7 @@ def body_html(d):
 
 # %% ../../nbs/api/dashboards/02_saving.ipynb #5967b246
 def save_page(d, path):
-    "Writes the page of dashboard `d` and, beside it, plotly.min.js if it needs one and it is not there; returns its `Path`."
+    "Writes the page of dashboard `d` and, beside it, plotly.min.js if it needs one; returns its `Path`."
     live = isinstance(d.draw('light'), go.Figure)
     head = '<script charset="utf-8" src="plotly.min.js"></script>' if live else ''
     made = write_page(path, page(d.title, body_html(d), head=head))

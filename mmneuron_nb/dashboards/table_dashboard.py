@@ -14,7 +14,7 @@ from ..views.summaries import choose, ends, summary
 
 # %% ../../nbs/api/dashboards/04_table_dashboard.ipynb #bfe65d8d
 def overlap(layers, span):
-    "The part of `layers` that lies in `span`, both (first, last); None, which is all, if that is nothing or everything."
+    "The part of `layers` that lies in `span`, both (first, last); None if that is nothing or everything."
     a, b = max(layers[0], span[0]), min(layers[1], span[1])
     return None if a > b or (a, b) == tuple(span) else (a, b)
 
@@ -48,7 +48,7 @@ def _set_box(box, value, lo, hi):
 
 # %% ../../nbs/api/dashboards/04_table_dashboard.ipynb #9616f89e
 def module_list(d):
-    "A list of the modules of dashboard `d`, linked to its `module`; a list of ipywidgets cannot show None, so all is ''."
+    "A list of the modules of dashboard `d`, linked to its `module`; '' stands for all, as a list cannot show None."
     names = [('all', ''), *((m, m) for m in d.summary.modules)]
     modules = dropdown('module', names, d.module or '')
     W.link((d, 'module'), (modules, 'value'), (lambda m: m or '', lambda v: v or None))

@@ -87,7 +87,7 @@ def last_read(config):
 
 # %% ../../nbs/api/models/04_adapters.ipynb #fbfbf263
 def probe(vlm, inputs):
-    "`{module: shape of its tensor for this sample, without the width}` from one forward pass; kept for inputs of the same shapes."
+    "`{module: shape of its tensor for this sample, without width}`; one forward pass for inputs of the same shapes."
     key = tuple(sorted((k, tuple(v.shape)) for k, v in inputs.items()))
     if key not in vlm.probed:
         rows, sites = {}, [vlm.sites(m)[0] for m in vlm.modules if m != 'lm']

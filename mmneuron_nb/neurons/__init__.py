@@ -2,7 +2,9 @@
 from importlib import import_module
 
 # Where each name lives; imported on first use, so that charts, which need the table only, do without torch.
-_FACE = dict(modality_types='modality', outliers='modality', threshold_sweep='modality', exemplars='modality',
+_FACE = dict(as_neurons='selection', by_site='selection', check_table='table', NeuronTable='table',
+             modality_types='modality', outliers='modality', threshold_sweep='modality', exemplars='modality',
+             compare_tables='compare', save_csv='compare',
              neuron_masks='masks', save_masks='masks', load_masks='masks')
 __all__ = list(_FACE)
 

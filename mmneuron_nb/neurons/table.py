@@ -102,7 +102,7 @@ class _AnyFrame(type): # of a class that only shows itself in another way
 
 class NeuronTable(ShownBy, pd.DataFrame, metaclass=_AnyFrame):
     "A DataFrame that shows itself in words if its index is (module, layer, neuron), and as pandas does otherwise."
-    shown_by = 'pages.neuron_table_html'
+    shown_by = 'tables.neuron_table_html'
 
     @property
     def _constructor(self): return NeuronTable # pandas makes what it derives from this table with it

@@ -131,7 +131,7 @@ def begin_batch(vlm, batch, state):
     "Run a `PaddedBatch` with hooks: the `BatchReader` of results, on which a GPU may still be working."
     start, sites = time.perf_counter(), [s for sites in state.sites.values() for s in sites]
     reader = BatchReader(state, batch, vlm.device)
-    with hooked(vlm.model, sites, reader): vlm.forward(batch)
+    with hooked(vlm.model, sites, reader, reads=True): vlm.forward(batch)
     reader.event = torch.cuda.current_stream(vlm.device).record_event() if vlm.device.type == 'cuda' else None
     state.clock.update(forward=time.perf_counter() - start - reader.seconds, statistics=reader.seconds)
     return reader
@@ -271,7 +271,8 @@ def _write_rows(vlm, batch, state, lost): # lost: [(top, neuron, slot, order)], 
             i = torch.from_numpy(neuron[mine]).to(x.device)
             rows, _ = coded(x.transpose(1, 2)[b, i], plan.counted[b], ~plan.pad[b], top.kind)
             top.rows.write(neuron[mine], slot[mine], order[mine], rows.cpu().numpy())
-    with hooked(vlm.model, [s for sites in state.sites.values() for s in sites], write): vlm.forward(batch)
+    sites = [s for sites in state.sites.values() for s in sites]
+    with hooked(vlm.model, sites, write, reads=True): vlm.forward(batch)
 
 def restore_rows(run, state):
     "Write the token rows again that are not on the disk."

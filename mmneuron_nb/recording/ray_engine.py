@@ -10,7 +10,8 @@ __all__ = ['PORTION', 'AHEAD', 'EVERY', 'TICK', 'LAST_WAIT', 'RayOptions', 'ray_
 import os, time
 from collections import Counter, deque
 from dataclasses import dataclass, replace
-from ..errors import MMNeuronError, OptionError, WorkerError, check_number, check_whole, guess, shown
+from ..errors import MMNeuronError, ModelError, OptionError, WorkerError
+from ..errors import check_number, check_whole, guess, shown
 from .local import all_or_nothing, restore_rows, save, without_random
 from .ray_actor import Recorder, cluster, identity, ray_module, ship
 from ..statistics.state import RunState, merge_into
@@ -319,6 +320,9 @@ def _all_of(work, bar): # the facts
 def run_ray(run, state, options=RayOptions()):
     "Fill `state` as `run_local` does, on a Ray cluster; what was recorded before an error is saved first."
     from tqdm.auto import tqdm
+    if (changes := run.key['model'].get('changes')):
+        raise ModelError(f'The model is changed at the moment ({changes[0][0]}), which other machines do not know;',
+                         "record with `engine='local'`.")
     if options.num_gpus is None: options = replace(options, num_gpus=int(run.vlm.device.type == 'cuda'))
     state.incomplete, facts, n, left = False, {}, len(run.samples), run.left(state)
     try:

@@ -54,7 +54,7 @@ def engine_of(name, options=None):
         from mmneuron_nb.recording.ray_engine import ray_options, run_ray
         return partial(run_ray, options=ray_options(options))
     if options is None or isinstance(options, dict) and not options: return run_local
-    raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose engine='ray'.",
+    raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose `engine='ray'`.",
                       option='engine_options')
 
 # %% ../../nbs/api/recording/03_recorder.ipynb #220f5486
@@ -124,7 +124,7 @@ def _refuse_place(out, overwrite):
     what, part = standing(out), out.with_name(out.name + '.partial')
     if what == 'other':
         raise StoreError(f'{str(out)!r} exists and is not a store, so it is not overwritten;',
-                         'choose another `out`, or remove it yourself.')
+                         'choose another `out`, or remove it yourself.', option='out')
     cut_off = (part/'state.safetensors').exists() # while it was written: the checkpoint has everything
     if what == 'rest' and not overwrite and not cut_off: raise lost_manifest(out)
     return what
@@ -160,7 +160,7 @@ def _found(run, out, resume): # (manifest, damaged files) of the store that stan
     manifest = read_manifest(out)
     have = dict(model=manifest['model'], options=manifest['options'], data=manifest['data']['samples'])
     refuse_other(have, run.key, out)
-    if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or pass `overwrite=True`.')
+    if not resume: raise StoreError(f'{str(out)!r} exists;', 'choose another `out`, or `overwrite=True`.', option='out')
     return manifest, damaged(out, manifest, deep=True, progress=run.progress)
 
 def _write(run, engine, out, resume, overwrite, repair): # repair: `_repair` of what stands there, or None
@@ -212,7 +212,7 @@ def record(
     engine_options=None,        # a dictionary of options for 'ray', as in `RayOptions`: address, actors, num_gpus, load
     batch_size=8,               # samples per forward pass at most; changes speed, never the result
     max_tokens_per_batch='auto',# padded tokens per forward pass at most: 8,192 on a CPU, 32,768 on a GPU; None: any
-    workers=None,               # processes that read images; None: 0 on a CPU, else as many as cores but one (at most 8)
+    workers=None,               # processes that read images; None: 0 on a CPU, else all cores but one (at most 8)
     on_bad='raise',             # 'raise', or 'skip': list samples that cannot be read or do not fit, and go on
     resume=True,                # go on from an interrupted run; return a finished one, after repairing what is damaged
     overwrite=False,            # replace whatever recording is at `out`

@@ -125,7 +125,7 @@ def _tried(make, sample, refuse, clock): # what `make` returns; None if it raise
     except SampleError as err:
         if out_of_memory(err.__cause__):
             err = SampleError(f'Memory ran out while sample {sample.id!r} was encoded;',
-                              "free some, or leave such samples out with on_bad='skip'.")
+                              "free some, or leave such samples out with `on_bad='skip'`.")
         if refuse is None: raise err
         refuse(sample, err)
     finally: clock['encode'] += time.perf_counter() - start

@@ -59,7 +59,7 @@ def _refuse_misfit(limits, sample, tokens, why, refuse):
     limits.misfits += 1
     err = SampleError(f'Sample {sample.id!r} ({tokens:,} tokens) does not fit into memory, even alone ({why});',
                       "free some memory, use a larger device or a smaller dtype, or leave such samples out with "
-                      "on_bad='skip'. What was recorded is kept.")
+                      "`on_bad='skip'`. What was recorded is kept.")
     if refuse is None or limits.misfits > 2: raise err
     refuse(sample, err)
 

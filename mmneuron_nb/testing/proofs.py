@@ -52,7 +52,7 @@ def _right(boxes, k, changed, move): # does token k move as its box says, and no
 
 # %% ../../nbs/api/testing/02_proofs.ipynb #9f0f0004
 def check_boxes(vlm, sample, n=8):
-    "Change `n` boxes' pixels, one at a time, at every module with boxes; `ModelError` if another token moves. How many were tried."
+    "Change `n` boxes' pixels, one by one, at every module; `ModelError` if another token moves. How many were tried."
     image, batch, tried = load_image(sample), vlm.encode(sample), 0
     for m, boxes in ((m, l.boxes[0]) for m, l in batch.layouts.items() if l.boxes is not None):
         large = np.flatnonzero(((boxes[:, 2:] - boxes[:, :2]) > 1).all(1))
@@ -69,7 +69,7 @@ def check_boxes(vlm, sample, n=8):
 
 # %% ../../nbs/api/testing/02_proofs.ipynb #7607c35a
 def check_replay(vlm, sample, new=5):
-    "Let the model answer with `new` tokens and replay them: the largest difference of a neuron; `ModelError` if it is large."
+    "Let the model answer with `new` tokens and replay them: a neuron's largest difference; `ModelError` if large."
     prompt, steps = encode_one(vlm, sample, answer=False), {}
     sites = [s for site in ('act', 'post') for s in vlm.sites('lm', site)]
     note = lambda s, a: steps.setdefault((s.layer, s.site), []).append(a.reshape(-1, a.shape[-1]).float().cpu())

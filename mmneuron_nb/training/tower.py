@@ -8,10 +8,11 @@ __all__ = ['MEAN', 'STD', 'TOWER', 'tower_model', 'tower_features', 'head_losses
 # %% ../../nbs/training/01_tower.ipynb #73a8d943
 import numpy as np
 
-from .toolbox import LABELS, PATCH, SIDE, WHOLE, batch_rows
+from .toolbox import LABELS, PATCH, SIDE, SCENE_LABELS, batch_rows
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711) # of CLIP's image processor
-TOWER = dict(hidden_size=160, intermediate_size=480, num_hidden_layers=5, num_attention_heads=5, image_size=SIDE, patch_size=PATCH, projection_dim=160)
+TOWER = dict(hidden_size=160, intermediate_size=480, num_hidden_layers=5, num_attention_heads=5, image_size=SIDE,
+             patch_size=PATCH, projection_dim=160)
 
 # %% ../../nbs/training/01_tower.ipynb #4f2da0e9
 def tower_model(seed=0): # torch module with .tower (CLIPVisionModel) and .heads
@@ -21,14 +22,18 @@ def tower_model(seed=0): # torch module with .tower (CLIPVisionModel) and .heads
     torch.manual_seed(seed)
     model = torch.nn.Module()
     model.tower = CLIPVisionModel(CLIPVisionConfig(**TOWER))
-    sizes = {**{k: len(v) for k, v in LABELS.items()}, **{k: len(v) for k, v in WHOLE.items()}}
+    sizes = {k: len(v) for k, v in {**LABELS, **SCENE_LABELS}.items()}
     width = TOWER['hidden_size']
-    model.heads = torch.nn.ModuleList([torch.nn.ModuleDict({k: torch.nn.Linear(width, n) for k, n in sizes.items()}) for _ in range(2)])
+    heads = lambda: torch.nn.ModuleDict({k: torch.nn.Linear(width, n) for k, n in sizes.items()})
+    model.heads = torch.nn.ModuleList([heads() for _ in range(2)])
     model.norms = torch.nn.ModuleList([torch.nn.LayerNorm(width) for _ in range(2)])
     return model
 
-def tower_features(tower, pixels, last=False): # pixels uint8 [b, SIDE, SIDE, 3]; returns float [b, 1 + tokens, width], or two of them
-    "What the second to last layer says (with the class token), and the last one if asked for."
+# %% ../../nbs/training/01_tower.ipynb #463e947e
+def tower_features(tower, # CLIPVisionModel
+                   pixels, # uint8 [b, SIDE, SIDE, 3]
+                   last=False): # also what the last layer says
+    "What the second to last layer says, class token included: float [b, 1 + tokens, width], or two of them."
     import torch
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
@@ -37,8 +42,12 @@ def tower_features(tower, pixels, last=False): # pixels uint8 [b, SIDE, SIDE, 3]
     return (h, tower.encoder.layers[-1](h.detach(), None)) if last else h
 
 # %% ../../nbs/training/01_tower.ipynb #48f2bb5e
-def head_losses(model, which, h, patches, wholes): # returns (loss, dict of accuracies)
-    "Cross entropy of all heads of one layer."
+def head_losses(model, # of `tower_model`
+                which, # 0 for the second to last layer, 1 for the last one
+                h, # float [b, 1 + tokens, width], what it says
+                patches, # int64 [b, 4, tokens], labels
+                scenes): # int64 [b, 2], labels
+    "(cross entropy of all heads of one layer, dict of accuracies)."
     import torch
     import torch.nn.functional as F
     heads, h, loss, right = model.heads[which], model.norms[which](h[:, 1:]), 0., {}
@@ -51,33 +60,40 @@ def head_losses(model, which, h, patches, wholes): # returns (loss, dict of accu
         loss = loss + (each * weight).sum() / weight.sum().clamp(min=1)
         right[name] = (out.argmax(-1) == label)[seen].float().mean().item()
     mean = h.mean(1)
-    for k, name in enumerate(WHOLE):
+    for k, name in enumerate(SCENE_LABELS):
         out = heads[name](mean).float()
-        loss = loss + .3 * F.cross_entropy(out, wholes[:, k])
-        right[name] = (out.argmax(-1) == wholes[:, k]).float().mean().item()
+        loss = loss + .3 * F.cross_entropy(out, scenes[:, k])
+        right[name] = (out.argmax(-1) == scenes[:, k]).float().mean().item()
     return loss, right
 
-def tower_loss(model, data, size=64, seed=0): # returns f(step) for `fit`
-    "The loss of one step on drawn scenes; the last layer learns at every fourth step."
+# %% ../../nbs/training/01_tower.ipynb #dd52aab6
+def tower_loss(model, # of `tower_model`
+               data, # of `draw_scenes`
+               size=64, # of a batch
+               seed=0): # of the shuffles
+    "The loss on drawn scenes, a function of the step for `fit`; the last layer learns at every fourth step."
     import torch
     def loss_of(step):
         rows = np.sort(batch_rows(step, size, len(data['pixels']), seed))
-        patches, wholes = (torch.from_numpy(data[k][rows].astype(np.int64)) for k in ('patches', 'wholes'))
+        patches, scenes = (torch.from_numpy(data[k][rows].astype(np.int64)) for k in ('patches', 'scenes'))
         with torch.autocast('cpu', torch.bfloat16):
             h = tower_features(model.tower, data['pixels'][rows], last=step % 4 == 0)
-            loss, right = head_losses(model, 0, h[0] if step % 4 == 0 else h, patches, wholes)
-            if step % 4 == 0: loss = loss + head_losses(model, 1, h[1], patches, wholes)[0]
+            loss, right = head_losses(model, 0, h[0] if step % 4 == 0 else h, patches, scenes)
+            if step % 4 == 0: loss = loss + head_losses(model, 1, h[1], patches, scenes)[0]
         return loss, right
     return loss_of
 
 # %% ../../nbs/training/01_tower.ipynb #7aa8a979
-def tower_score(model, data, which=0, size=100): # returns dict of accuracies on held-out scenes
-    "Share of patches with an object (and of scenes) whose label is right."
+def tower_score(model, # of `tower_model`
+                data, # of `draw_scenes`, held out
+                which=0, # 0 for the second to last layer, 1 for the last one
+                size=100): # of a batch
+    "Share of patches with an object (and of scenes) whose label is right, by kind of label."
     import torch
     found = []
     with torch.inference_mode():
         for i in range(0, len(data['pixels']), size):
-            patches, wholes = (torch.from_numpy(data[k][i:i + size].astype(np.int64)) for k in ('patches', 'wholes'))
+            patches, scenes = (torch.from_numpy(data[k][i:i + size].astype(np.int64)) for k in ('patches', 'scenes'))
             h = tower_features(model.tower, data['pixels'][i:i + size], last=True)[which]
-            found.append(head_losses(model, which, h, patches, wholes)[1])
+            found.append(head_losses(model, which, h, patches, scenes)[1])
     return {k: float(np.mean([f[k] for f in found])) for k in found[0]}

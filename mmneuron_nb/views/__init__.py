@@ -6,6 +6,7 @@ _HOME = {
     'palette': ('LOOK', 'contrast'),
     'summaries': ('Summary', 'summary', 'Histogram', 'histogram', 'TypeCounts', 'type_counts'),
     'by_layer': ('LayerTop', 'layer_top', 'LayerShares', 'layer_shares'),
+    'browser': ('browser_safe',),
     'figures': ('histogram_figure', 'layer_figure'),
     'static': ('Picture', 'histogram_picture', 'layer_picture', 'shares_picture'),
     'pages': ('page', 'table_html', 'write_page'),

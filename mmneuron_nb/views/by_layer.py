@@ -7,10 +7,11 @@ __all__ = ['TOP_SHARE', 'NORMS', 'LayerTop', 'label', 'layer_top', 'LayerShares'
 
 # %% ../../nbs/api/views/01b_by_layer.ipynb #39744625
 from dataclasses import dataclass
+from types import SimpleNamespace
 import numpy as np, pandas as pd
-from ..errors import OptionError, check_whole
+from ..errors import check_choice, check_whole
 from ..names import TYPES
-from .summaries import Summary, choose, silent_words, summary
+from .summaries import choose, silent_words, summary
 
 # %% ../../nbs/api/views/01b_by_layer.ipynb #848fa991
 TOP_SHARE = 10_000 / 352_256            # Xu, Lan, Lu 2025, sec. 4.4
@@ -33,63 +34,73 @@ class LayerTop:
     where: str
 
     @property
-    def frame(self) -> pd.DataFrame: return pd.DataFrame(self.values.T, index=_index(self.groups), columns=TYPES)
+    def frame(self): return pd.DataFrame(self.values.T, index=_index(self.groups), columns=TYPES)
 
-    def cut_words(self, k:int) -> str: return f', p ≥ {self.cut[k]:.2f}' if self.counts[k].any() else ': no neuron'
+    def cut_words(self, k): return f', p ≥ {self.cut[k]:.2f}' if self.counts[k].any() else ': no neuron'
 
-    def words(self) -> str:
-        parts = []
-        for k, t in enumerate(TYPES):
-            best = int(self.counts[k].argmax())
-            if not self.counts[k].any():
-                parts.append(f'{t}: no neuron')
-                continue
-            at = '' if self.taken[k] == self.tied[k] else f', {self.taken[k]:,} of {self.tied[k]:,} at the cut taken'
-            parts.append(f'{t}: most in {label(self.groups, best)} ({self.counts[k, best] / self.n:.1%}), p down to {self.cut[k]:.2f}{at}')
-        mute = f' {self.mute:,} of the top unknown neurons {"is" if self.mute == 1 else "are"} silent.' if self.mute else ''
-        return f'Top {self.n:,} neurons per type of {self.total:,} ({self.where}). ' + '. '.join(parts) + '.' + mute
+    def words(self):
+        parts = '. '.join(self._type_words(k) for k in range(4))
+        top = f'Top {self.n:,} neurons per type of {self.total:,} ({self.where}). {parts}.'
+        if not self.mute: return top
+        return f'{top} {self.mute:,} of the top unknown neurons {"is" if self.mute == 1 else "are"} silent.'
+
+    def _type_words(self, k):
+        if not self.counts[k].any(): return f'{TYPES[k]}: no neuron'
+        best = int(self.counts[k].argmax())
+        most = f'most in {label(self.groups, best)} ({self.counts[k, best] / self.n:.1%})'
+        at = '' if self.taken[k] == self.tied[k] else f', {self.taken[k]:,} of {self.tied[k]:,} at the cut taken'
+        return f'{TYPES[k]}: {most}, p down to {self.cut[k]:.2f}{at}'
 
 # %% ../../nbs/api/views/01b_by_layer.ipynb #99a8c267
-def _index(groups:list) -> pd.MultiIndex: return pd.MultiIndex.from_tuples(groups, names=['module', 'layer'])
+def _index(groups): return pd.MultiIndex.from_tuples(groups, names=['module', 'layer'])
 
-def label(groups:list, g:int) -> str:
+def label(groups, g):
     "Group `g` in words: 'layer 3', with the module if there are several."
     return f'layer {groups[g][1]}' if len({m for m, _ in groups}) == 1 else f'{groups[g][0]} layer {groups[g][1]}'
 
 # %% ../../nbs/api/views/01b_by_layer.ipynb #a6de5b20
 def layer_top(
-    table,                          # neuron table or `Summary`
-    n: int|None = None,             # neurons per type, at most the number there are; None: 2.8 % of them, as in the paper
-    norm: str = 'count',            # 'count', 'selected' (share of the n), 'layer' (share of the layer's neurons)
-    ties: str = 'index',            # 'index' (order of the table, favours low layers) or 'share' (equal fractions)
-    module: str|None = None, layers=None,   # filter, see `choose`
-) -> LayerTop:
-    "Layer distribution of the neurons with the highest p of each type (Xu, Lan, Lu 2025, Fig. 7)."
+    table,          # neuron table or `Summary`
+    n=None,         # neurons per type, at most the number there are; None: 2.8 % of them, as in the paper
+    norm='count',   # 'count', 'selected' (share of the n), 'layer' (share of the layer's neurons)
+    ties='index',   # 'index' (order of the table, favours low layers) or 'share' (equal fractions)
+    module=None,    # filter, see `choose`
+    layers=None,    # filter, see `choose`
+):
+    "`LayerTop` of the neurons with the highest p of each type (Xu, Lan, Lu 2025, Fig. 7)."
+    check_choice('norm', norm, NORMS), check_choice('ties', ties, ('index', 'share'))
     s = summary(table)
     c = choose(s, module, layers)
-    n = max(1, round(TOP_SHARE * c.total)) if n is None else check_whole('n', n, 1)
-    if norm not in tuple(NORMS): raise OptionError(f'norm={norm!r} is unknown: choose from {", ".join(NORMS)}.')
-    if ties not in ('index', 'share'): raise OptionError(f"ties={ties!r} is unknown: choose 'index' or 'share'.")
-    n, keep = min(n, c.total), np.isin(np.arange(len(s.groups)), c.groups)
-    whole, rows, mute = len(c.groups) == len(s.groups), [], 0
-    for k in range(4):
-        rank = s.ranking[k] if whole else s.ranking[k][keep[s.group[s.ranking[k]]]]
-        rows.append(_cut(s, k, rank, n, ties))
-        if k == 3: mute = int(s.silent[rank[:n]].sum())
-    counts = np.stack([r[0] for r in rows])[:, c.groups]
+    n = min(max(1, round(TOP_SHARE * c.total)) if n is None else check_whole('n', n, 1), c.total)
+    ranks = [_ranking(s, k, c.groups) for k in range(4)]
+    tops = [_cut(s, k, rank, n, ties) for k, rank in enumerate(ranks)]
+    counts = np.stack([top.counts for top in tops])[:, c.groups]
     values = counts / dict(count=1, selected=n, layer=s.size[c.groups])[norm]
-    cut, tied, taken = (np.array([r[i] for r in rows]) for i in (1, 2, 3))
-    return LayerTop([s.groups[g] for g in c.groups], counts, values, n, norm, cut, tied, taken, mute, c.total, c.silent, c.where)
+    cut, tied, taken = (np.array([getattr(top, name) for top in tops]) for name in ('cut', 'tied', 'taken'))
+    mute, groups = int(s.silent[ranks[3][:n]].sum()), [s.groups[g] for g in c.groups]
+    return LayerTop(groups, counts, values, n, norm, cut, tied, taken, mute, c.total, c.silent, c.where)
+
+def _ranking(s, k, groups):     # neurons of these groups, best of type k first
+    if len(groups) == len(s.groups): return s.ranking[k]
+    keep = np.isin(np.arange(len(s.groups)), groups)
+    return s.ranking[k][keep[s.group[s.ranking[k]]]]
 
 # %% ../../nbs/api/views/01b_by_layer.ipynb #601d3472
-def _cut(s:Summary, k:int, rank:np.ndarray, n:int, ties:str) -> tuple:
-    "Counts per group of the first `n` of `rank` (best first), the lowest p among them, how many neurons have it, how many are in."
+def _cut(
+    s, k,       # `Summary`, which type
+    rank,       # int [N'] neurons, best first
+    n,          # how many are taken
+    ties,       # 'index' or 'share'
+):
+    "Counts per group of the first `n`, their lowest p (`cut`), how many neurons have it (`tied`), how many are in."
     p, G = s.p[k, rank], len(s.groups)
-    n = min(n, int((p > 0).sum())) # a neuron that never is of the type is not among its top ones
-    if n == 0: return np.zeros(G), 0., 0, 0
-    cut, count = p[n - 1], lambda i: np.bincount(s.group[i], minlength=G).astype(float)
-    a, b = np.searchsorted(-p, -cut, 'left'), np.searchsorted(-p, -cut, 'right')       # rank[a:b] are tied at the cut
-    return count(rank[:n]) if ties == 'index' else count(rank[:a]) + count(rank[a:b]) * (n - a) / (b - a), cut, b - a, n - a
+    n = min(n, int((p > 0).sum()))      # a neuron that never is of the type is not among its top ones
+    if n == 0: return SimpleNamespace(counts=np.zeros(G), cut=0., tied=0, taken=0)
+    def count(neurons): return np.bincount(s.group[neurons], minlength=G).astype(float)
+    cut = p[n - 1]
+    a, b = np.searchsorted(-p, -cut, 'left'), np.searchsorted(-p, -cut, 'right')    # rank[a:b] are tied at the cut
+    counts = count(rank[:n]) if ties == 'index' else count(rank[:a]) + count(rank[a:b]) * (n - a) / (b - a)
+    return SimpleNamespace(counts=counts, cut=cut, tied=b - a, taken=n - a)
 
 # %% ../../nbs/api/views/01b_by_layer.ipynb #93fe6391
 @dataclass(frozen=True)
@@ -103,21 +114,26 @@ class LayerShares:
     where: str
 
     @property
-    def shares(self) -> np.ndarray: return self.counts / self.counts.sum(1, keepdims=True)      # float64 [G, 4]
+    def shares(self): return self.counts / self.counts.sum(1, keepdims=True)    # float64 [G, 4]
 
     @property
-    def frame(self) -> pd.DataFrame: return pd.DataFrame(self.shares, index=_index(self.groups), columns=TYPES).assign(silent=self.mute)
+    def frame(self):
+        return pd.DataFrame(self.shares, index=_index(self.groups), columns=TYPES).assign(silent=self.mute)
 
-    def words(self) -> str:
-        hi, lo, x = self.shares.argmax(0), self.shares.argmin(0), self.shares
-        if len(self.groups) == 1: parts = [f'{t} {x[0, k]:.1%}' for k, t in enumerate(TYPES)]
-        else: parts = [f'{t} from {x[a, k]:.1%} ({label(self.groups, a)}) to {x[b, k]:.1%} ({label(self.groups, b)})'
-                       for k, (t, a, b) in enumerate(zip(TYPES, lo, hi))]
-        return f'Share of each type per layer, {self.total:,} neurons ({self.where}): {", ".join(parts)}.' + silent_words(self.silent)
+    def words(self):
+        parts = ', '.join(self._type_words(k) for k in range(4))
+        silent = silent_words(self.silent)
+        return f'Share of each type per layer, {self.total:,} neurons ({self.where}): {parts}.{silent}'
+
+    def _type_words(self, k):
+        x = self.shares[:, k]
+        if len(x) == 1: return f'{TYPES[k]} {x[0]:.1%}'
+        low, high = int(x.argmin()), int(x.argmax())
+        return f'{TYPES[k]} from {x[low]:.1%} ({label(self.groups, low)}) to {x[high]:.1%} ({label(self.groups, high)})'
 
 # %% ../../nbs/api/views/01b_by_layer.ipynb #8201e11b
-def layer_shares(table, module:str|None=None, layers=None) -> LayerShares:
-    "Share of visual-, text-, multi-modal- and unknown-prone neurons in every layer."
+def layer_shares(table, module=None, layers=None):
+    "`LayerShares`: visual-, text-, multi-modal- and unknown-prone neurons in every layer; the filter as in `choose`."
     s = summary(table)
     c = choose(s, module, layers)
     return LayerShares([s.groups[g] for g in c.groups], s.kinds[c.groups], s.mute[c.groups], c.total, c.silent, c.where)

@@ -1,10 +1,11 @@
 """A real JupyterLab in a real Chromium: open the tour, run it, work the dashboards by keyboard, reload.
 
-The notebook is `nbs/tutorials/01_tour.ipynb`, or what MMNEURON_TOUR names; it shows one HistogramDashboard and one LayerDashboard."""
-import os, shutil, time
+The notebook is `nbs/tutorials/01_tour.ipynb`, or what MMNEURON_TOUR names; it shows one HistogramDashboard and one
+LayerDashboard."""
+import json, os, shutil, time
 from pathlib import Path
 import pytest
-from conftest import ROOT, SHOTS, Watch
+from conftest import ROOT, SHOTS, Watch, overprints, ways_out
 
 TOUR = Path(os.environ.get('MMNEURON_TOUR', ROOT / 'nbs/tutorials/01_tour.ipynb'))
 KNOWN = ()                  # errors that JupyterLab itself writes to the console: exact words and reason
@@ -15,30 +16,35 @@ SECONDS = 1000 * float(os.environ.get('MMNEURON_PATIENCE', 1))      # times to w
 def notebook(lab):
     "The tutorials, copied, so that running them leaves the repository as it is."
     if not TOUR.exists(): pytest.fail(f'No notebook at {TOUR}: set MMNEURON_TOUR.', pytrace=False)
-    shutil.copytree(TOUR.parent, lab[1] / 'tour', ignore=shutil.ignore_patterns('.ipynb_checkpoints'), dirs_exist_ok=True)
+    skip = shutil.ignore_patterns('.ipynb_checkpoints')
+    shutil.copytree(TOUR.parent, lab[1] / 'tour', ignore=skip, dirs_exist_ok=True)
     return f'tour/{TOUR.name}'
 
 
-def command(page, name, **args): return page.evaluate('([n, a]) => window.jupyterapp.commands.execute(n, a)', [name, args])
+def command(page, name, **args):
+    return page.evaluate('([n, a]) => window.jupyterapp.commands.execute(n, a)', [name, args])
 
 
 def open_lab(page, address):
     page.set_default_timeout(120 * SECONDS)
     page.goto(address)
-    page.wait_for_function('() => window.jupyterapp && window.jupyterapp.shell.currentWidget && window.jupyterapp.shell.currentWidget.sessionContext',
-                           timeout=120 * SECONDS)
-    page.wait_for_function('() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus == "connected"',
-                           timeout=120 * SECONDS)
+    now = 'window.jupyterapp?.shell?.currentWidget?.sessionContext'
+    page.wait_for_function(f'() => {now}?.session?.kernel?.connectionStatus == "connected"', timeout=120 * SECONDS)
     page.evaluate('() => window.jupyterapp.shell.collapseLeft()')
+
+
+CELLS = 'window.jupyterapp.shell.currentWidget.content.widgets.map(c => c.model).filter(m => m.type == "code")'
 
 
 def run_all(page):
     "Runs every cell; fails with the first error in the notebook."
+    page.evaluate(f'() => {CELLS}.forEach(m => m.executionCount = null)')
     command(page, 'notebook:run-all-cells')
-    error = page.evaluate('''() => { for (const c of window.jupyterapp.shell.currentWidget.content.widgets) {
-        const outs = c.model.type == 'code' ? c.model.outputs.toJSON() : [];
-        for (const o of outs) if (o.output_type == 'error') return o.ename + ': ' + o.evalue } return null }''')
-    assert error is None, f'the notebook failed: {error}'
+    error = f'{CELLS}.flatMap(m => m.outputs.toJSON()).find(o => o.output_type == "error")'
+    done = f'{CELLS}.every(m => m.executionCount !== null || !m.sharedModel.getSource().trim())'
+    page.wait_for_function(f'() => {error} || {done}', timeout=300 * SECONDS)
+    wrong = page.evaluate(f'() => {{ const o = {error}; return o ? o.ename + ": " + o.evalue : null }}')
+    assert wrong is None, f'the notebook failed: {wrong}'
 
 
 class Board:
@@ -82,8 +88,19 @@ def in_step(histogram, layers):
     assert layers.control('show').evaluate('e => e.selectedOptions[0].text').split()[:2] == ['types', 'of']
     stacked = 'gd._fullData.filter(t => t.visible === true).length == 4 && gd.data[4].visible === true'
     layers.until(lambda: layers.chart(stacked), 'the layers are not stacked')
+    for name in ('neurons per type', 'height', 'ties at the cut'):
+        assert layers.control(name).is_disabled(), f'{name!r} would change nothing in the stacked view'
     assert layers.words().startswith('Share of each type per layer')
     assert 'types of' in layers.texts() and 'by layer' in layers.texts()
+
+
+def lab_ink(page):
+    "The colour of text in JupyterLab's theme."
+    return page.evaluate("""() => {
+        const p = document.createElement('p');
+        p.style.color = 'var(--jp-ui-font-color1)';
+        document.body.append(p);
+        return getComputedStyle(p).color }""")
 
 
 def shot(page, name, board=None):
@@ -99,13 +116,23 @@ def test_tour_by_keyboard(browser, lab, notebook):
     histogram, layers = Board(page, 'bins'), Board(page, 'neurons per type')
     shot(page, 'lab_page_light'), shot(page, 'lab_histogram_light', histogram), shot(page, 'lab_layers_light', layers)
 
-    for board in (histogram, layers): assert board.chart('gd._fullLayout.width') > 900, 'the chart is narrower than its box'
+    for board in (histogram, layers):
+        assert board.chart('gd._fullLayout.width') > 900, 'the chart is narrower than its box'
+        assert not ways_out(board.box), 'something leads away from the notebook'
+        scrolls = 'e => e.scrollHeight > e.clientHeight + 1 && getComputedStyle(e).overflowY != "visible"'
+        tables = board.box.locator('.widget-html, .widget-html-content, [role=region]')
+        assert not any(t.evaluate(scrolls) for t in tables.all()), 'a scroll bar inside a table'
     assert 'Above p = 0.8' in histogram.words() and 'above 0.8' in histogram.texts()
     histogram.tab_to('threshold')
     page.keyboard.press('Control+A'), page.keyboard.type('0.5'), page.keyboard.press('Tab')
     histogram.until(lambda: 'Above p = 0.5' in histogram.words(), 'the words do not follow the threshold')
 
     assert layers.words().startswith('Top ')
+    layers.tab_to('height')
+    page.keyboard.press('ArrowDown')
+    layers.until(lambda: 'share of the top neurons' in layers.texts(), 'the chart does not follow the height')
+    assert layers.chart('gd._fullLayout.xaxis.type') == 'category', 'layers have become numbers'
+    shot(page, 'lab_layers_selected_light', layers)
     layers.tab_to('show')
     page.keyboard.press('ArrowDown')
     layers.until(lambda: layers.words().startswith('Share'), 'the words do not follow the list')
@@ -116,7 +143,7 @@ def test_tour_by_keyboard(browser, lab, notebook):
     page.keyboard.press('Space')
     histogram.until(lambda: 'share of the neurons' in histogram.texts(), 'the chart does not follow the tick')
     histogram.tab_to('show')
-    page.keyboard.press('d'), page.keyboard.press('d')  # JupyterLab's shortcut for deleting a cell stays out of the controls
+    page.keyboard.press('d'), page.keyboard.press('d')  # JupyterLab's shortcut for deleting a cell stays out
     assert page.evaluate('() => window.jupyterapp.shell.currentWidget.content.widgets.length') == cells
 
     command(page, 'docmanager:save')
@@ -128,13 +155,14 @@ def test_tour_by_keyboard(browser, lab, notebook):
     histogram.until(lambda: histogram.chart('gd.data[0].x.length') == 10, 'the chart does not follow after a reload')
 
     command(page, 'apputils:change-theme', theme='JupyterLab Dark')
-    page.wait_for_timeout(1500)
+    page.wait_for_function("() => document.body.dataset.jpThemeLight == 'false'")
+    paper = histogram.box.locator('.js-plotly-plot .main-svg').first
+    paper = paper.evaluate('e => getComputedStyle(e).backgroundColor')
+    ink = histogram.box.locator('.js-plotly-plot .annotation-text').first
+    follows = lambda: ink.evaluate('e => getComputedStyle(e).fill') == lab_ink(page)
+    histogram.until(follows, 'the text is not that of the theme')
+    assert paper == 'rgba(0, 0, 0, 0)'
     shot(page, 'lab_page_dark'), shot(page, 'lab_histogram_dark', histogram), shot(page, 'lab_layers_dark', layers)
-    paper = histogram.box.locator('.js-plotly-plot .main-svg').first.evaluate('e => getComputedStyle(e).backgroundColor')
-    ink = histogram.box.locator('.js-plotly-plot .annotation-text').first.evaluate('e => getComputedStyle(e).fill')
-    lab_ink = page.evaluate("() => { const p = document.createElement('p'); p.style.color = 'var(--jp-ui-font-color1)'; document.body.append(p);"
-                            'return getComputedStyle(p).color }')
-    assert (paper, ink) == ('rgba(0, 0, 0, 0)', lab_ink)
     watch.check()
     page.close()
 
@@ -150,5 +178,63 @@ def test_controls_have_names(browser, lab, notebook):
         for i in range(fields.count()):
             label = fields.nth(i).evaluate('e => [...e.labels].map(l => l.textContent.trim()).join("")')
             assert label, f'control {i} beside {name!r} has no label'
-        assert board.box.locator('table caption').count() == 2 and board.box.locator('th[scope=row]').count() > 4
+        assert board.box.locator('table caption').count() >= 1 and board.box.locator('th[scope=row]').count() > 4
+    page.close()
+
+
+def test_narrow(browser, lab, notebook):
+    "In a narrow column nothing is printed over anything else: the chart scrolls sideways in its box."
+    page = browser.new_page(viewport=dict(width=560, height=1000))
+    open_lab(page, lab[0] % notebook)
+    for name in ('bins', 'neurons per type'):
+        board = Board(page, name)
+        chart = board.box.locator('.js-plotly-plot')
+        chart.scroll_into_view_if_needed()
+        board.until(lambda: board.chart('gd._fullLayout.width') >= 640, 'the chart is squeezed')
+        assert board.box.locator('.mm-picture').evaluate('e => e.clientWidth') < 640, 'the column is not narrow'
+        chart.hover()
+        assert not overprints(chart), f'texts of {name!r} stand on one another'
+        shot(page, f'lab_narrow_{name[:4]}', board)
+    page.close()
+
+
+GAPS = """
+import numpy as np, plotly.graph_objects as go
+from mmneuron_nb.dashboards.base import Dashboard
+from mmneuron_nb.dashboards.controls import IntTrait, number_box
+from mmneuron_nb.views.browser import browser_safe
+
+class Gaps(Dashboard):
+    k = IntTrait(0, help='how often drawn')
+    def draw(self, theme=None):
+        z = np.array([[1., np.nan], [np.inf, self.k]])
+        masked = browser_safe(np.ma.array([1., 2., 3.], mask=[0, 1, 0]))
+        bars = go.Bar(x=['a', 'b', 'c'], y=masked, customdata=[2 ** 60 + self.k, 1, 2], xaxis='x2', yaxis='y2')
+        layout = dict(xaxis=dict(domain=[0, .45]), xaxis2=dict(domain=[.55, 1]), yaxis2=dict(anchor='x2'))
+        return go.Figure([go.Heatmap(z=z, customdata=[[float('-inf'), 7], [8, 9]]), bars], layout)
+    def controls(self): return dict(k=number_box('times', self.k, 0, 9))
+
+Gaps()
+"""
+
+
+def test_numbers_that_leave(browser, lab):
+    "NaN, infinite and masked numbers are gaps in the browser, ids beyond 2^53 keep their digits; drawn anew as well."
+    cell = dict(cell_type='code', id='gaps', metadata={}, outputs=[], execution_count=None, source=GAPS.strip())
+    kernel = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    (lab[1] / 'gaps.ipynb').write_text(json.dumps(dict(cells=[cell], metadata=kernel, nbformat=4, nbformat_minor=5)))
+    page = browser.new_page(viewport=dict(width=1280, height=1000))
+    open_lab(page, lab[0] % 'gaps.ipynb')
+    run_all(page)
+    board = Board(page, 'times')
+    for k in (0, 5):
+        if k:
+            board.tab_to('times', 'colours')
+            page.keyboard.press('Control+A'), page.keyboard.type(str(k)), page.keyboard.press('Tab')
+        board.until(lambda: board.chart('gd.data[0].z[1][1]') == k, 'the chart does not follow')
+        assert board.chart('gd.data[0].z') == [[1, None], [None, k]]
+        assert board.chart('gd.data[0].customdata') == [[None, 7], [8, 9]]
+        assert board.chart('Number.isNaN(gd.data[1].y[1]) || gd.data[1].y[1] === null')
+        assert board.chart('gd.data[1].y[2]') == 3
+        assert board.chart('[...gd.data[1].customdata]') == [str(2 ** 60 + k), '1', '2']
     page.close()

@@ -37,8 +37,10 @@ class Ours(Plain):
         super().__init__(vlm, samples, modules, folder)
         objects = statistics_of(options.pop('stats', ()))
         opts = Options(modules=modules, stats=tuple(s.spec() for s in objects), **options)
-        ids = [s.id for s in samples] + [f'absent-{k}' for k in range(of - len(samples))] # random samples are chosen among all
-        self.state = RunState(self.sites, opts, ids, sorted({domain_of(s) for s in samples}), vlm.device, objects, Path(tempfile.mkdtemp(dir=folder)))
+        absent = [f'absent-{k}' for k in range(of - len(samples))] # random samples are chosen among all
+        ids, domains = [s.id for s in samples] + absent, sorted({domain_of(s) for s in samples})
+        rows = Path(tempfile.mkdtemp(dir=folder))
+        self.state = RunState(self.sites, opts, ids, domains, vlm.device, objects, rows)
         if of: self.prime(of, len(samples), best)
         self.commits = local.Commits(local.Run(vlm, samples, opts, objects), self.state)
 
@@ -50,7 +52,9 @@ class Ours(Plain):
                 value = torch.full((top.width, top.n), HUGE).index_copy_(1, torch.tensor([top.n - 1]), floor[:, None])
                 top.key, top.floor = make_key(value, torch.arange(top.n)).to(top.key.device), None
                 top.room = 2*rate(top.n, of)*top.width
-                if top.kind: top.columns['slot'], top.rows = torch.arange(top.n, device=top.key.device).expand(top.width, -1)[..., None].clone(), top.make_rows()
+                if not top.kind: continue
+                slots = torch.arange(top.n, device=top.key.device).expand(top.width, -1)
+                top.columns['slot'], top.rows = slots[..., None].clone(), top.make_rows()
 
     def touch(self, tokens): # the files of token rows as they are in the middle of a run: every page was written before
         for top in (t for m in self.state.modules.values() for t in m.top if t.rows is not None):

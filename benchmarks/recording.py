@@ -213,11 +213,15 @@ def profile(a):
                 spent[label] += took - inner.pop()
                 inner[-1] += took
         setattr(owner, name, g)
-    for owner, name, label in ((order, 'maxima', 'maxima'), (order, 'not_finite', 'not_finite'), (order.TopN, 'admit', 'admission'), (top.TopSamples, 'reduce', 'admission'),
-                               (top, 'order_statistics', 'order statistics'), (top, 'coded', 'token rows'), (base, 'active_counts', 'active counts'),
-                               (base.ActiveCounts, 'reduce', 'active counts'), (top.RandomSamples, 'reduce', 'random'), (base.RoleMaximum, 'reduce', 'role maxima'),
-                               (base.Moments, 'reduce', 'moments'), (local, 'commit', 'commit'), (top.TopSamples, 'flush', 'flush'), (VLM, 'forward', 'forward, hooks and rest')):
-        wrap(owner, name, label)
+    parts = [
+        (order, 'maxima', 'maxima'), (order, 'not_finite', 'not_finite'),
+        (order.TopN, 'admit', 'admission'), (top.TopSamples, 'reduce', 'admission'),
+        (top, 'order_statistics', 'order statistics'), (top, 'coded', 'token rows'),
+        (base, 'active_counts', 'active counts'), (base.ActiveCounts, 'reduce', 'active counts'),
+        (top.RandomSamples, 'reduce', 'random'), (base.RoleMaximum, 'reduce', 'role maxima'),
+        (base.Moments, 'reduce', 'moments'), (local, 'commit', 'commit'), (top.TopSamples, 'flush', 'flush'),
+        (VLM, 'forward', 'forward, hooks and rest')]
+    for owner, name, label in parts: wrap(owner, name, label)
     vlm, samples = load(a.model), pictures(a.model, a.n)
     modules = ('lm',) if a.modules == 'lm' else vlm.modules
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +234,9 @@ def profile(a):
                 for g in groups: ours.batch(g, encode_batch(vlm, g))
                 ours.end()
                 forward = spent.pop('forward, hooks and rest')
-                print(f'{ROWS[name]}{f", at the rate of {of:,}" if of else ""}: forward {forward:.2f} s; beside it ' + ', '.join(f'{k} {v:.2f} s ({v/forward:.1%})' for k, v in spent.most_common()))
+                at_rate = f', at the rate of {of:,}' if of else ''
+                beside = ', '.join(f'{k} {v:.2f} s ({v/forward:.1%})' for k, v in spent.most_common())
+                print(f'{ROWS[name]}{at_rate}: forward {forward:.2f} s; beside it {beside}')
 
 
 def main():

@@ -40,7 +40,7 @@ def read(
     roles, # uint8 [B, T], on their device
     words, # may template tokens own a maximum?
 ):
-    "`(maximum float32 [B, I], not finite bool [B], active int32 [B, 4, I])`, as `maxima` and `active_counts` have them."
+    "`(maximum float32 [B, I], not finite bool [B], active int32 [B, 4, I])`: `maxima` and `active_counts` at once."
     B, T, I = x.shape
     top, active = x.new_empty(B, I, dtype=torch.float32), x.new_empty(B, 4, I, dtype=torch.int32)
     bad = x.new_zeros(B, dtype=torch.int32)

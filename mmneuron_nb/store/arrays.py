@@ -54,12 +54,13 @@ def chunking(name, dims, shape):
 
 # %% ../../nbs/api/store/01_arrays.ipynb #85569c66
 def create_array(group, name, dims, shape, dtype):
-    "An empty array in a zarr group. Bytes are shuffled before they are packed: the lower ones of bfloat16 numbers are zeros."
+    "An empty array in a zarr group, its bytes shuffled before they are packed: the lower ones of bfloat16 are zeros."
     import numcodecs, zarr
     chunks, shards = chunking(name, dims, shape)
     if zarr.__version__ >= '3':
         pack = zarr.codecs.BloscCodec(cname='zstd', clevel=1, shuffle='shuffle')
-        return group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, shards=shards if 'neuron' in dims else None,
+        return group.create_array(name, shape=shape, dtype=dtype, chunks=chunks,
+                                  shards=shards if 'neuron' in dims else None,
                                   compressors=pack, fill_value=0, dimension_names=dims)
     pack = numcodecs.Blosc('zstd', 1, numcodecs.Blosc.SHUFFLE)
     array = group.create_dataset(name, shape=shape, dtype=dtype, chunks=chunks, compressor=pack, fill_value=None)

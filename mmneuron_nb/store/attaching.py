@@ -31,16 +31,18 @@ def recorded_samples(store, samples):
                          'pass the samples of the recording.')
     for i in store.ids:
         if sample_hash(by_id[i]) != store.manifest['data']['samples'][str(i)]:
-            raise StoreError(f'Sample {i!r} has another text or image than the recorded one;', 'pass the samples of the recording.')
+            raise StoreError(f'Sample {i!r} has another text or image than the recorded one;',
+                             'pass the samples of the recording.')
     return by_id
 
 # %% ../../nbs/api/store/03_attaching.ipynb #3077edeb
 class Attaching:
     "The part of an `ActivationStore` that connects it with model and samples."
     def attach(self, vlm, samples=None):
-        "Connect the model (and the samples) of the recording; returns the store, raises `StoreError` naming what differs."
+        "Connect model (and samples) of the recording; returns the store, raises `StoreError` naming what differs."
         if not hasattr(vlm, 'fingerprint'):
-            raise StoreError(f'{shown(vlm)} is not a model;', 'give the `VLM` of the recording: store.attach(vlm, samples).')
+            raise StoreError(f'{shown(vlm)} is not a model;',
+                             'give the `VLM` of the recording: store.attach(vlm, samples).')
         same_model(self.manifest['model'], vlm.fingerprint())
         return self.connect(vlm, self._data if samples is None else recorded_samples(self, samples))
 

@@ -20,11 +20,13 @@ def chosen_positions(name,  # of the option
     if value is None: return list(range(len(have)))
     try: value = [value] if np.ndim(value) == 0 else list(value)
     except (TypeError, ValueError) as e:
-        raise OptionError(f'{name}={shown(value)} is not a list of numbers;', f'give some, such as {name}=[0, 1].', option=name) from e
+        raise OptionError(f'{name}={shown(value)} is not a list of numbers;', f'give some, such as {name}=[0, 1].',
+                          option=name) from e
     at = {h: n for n, h in enumerate(have)}
     value = [check_whole(name, v, 0) for v in value]
     if (lost := [v for v in value if v not in at]):
-        raise SiteError(f'{name}={lost[0]} was not recorded;', f'choose from {have[0]} to {have[-1]}.' if len(have) else 'nothing was.',
+        raise SiteError(f'{name}={lost[0]} was not recorded;',
+                        f'choose from {have[0]} to {have[-1]}.' if len(have) else 'nothing was.',
                         option=name)
     return sorted({at[v] for v in value})
 
@@ -61,8 +63,8 @@ class AsTable:
                   neurons=None, # indices within each layer
                   rank=None, # 0 is the largest
                   order=False): # also the order statistics, as columns visual_0, visual_1, ..., text_0, ...
-        """One row per top entry, indexed (module, layer, neuron, rank): sample, domain, value. Raises `OptionError` beyond `LONGEST`
-        rows, `SiteError` for what was not recorded."""
+        """One row per top entry, indexed (module, layer, neuron, rank): sample, domain, value. Raises `OptionError`
+        beyond `LONGEST` rows, `SiteError` for what was not recorded."""
         check_choice('order', order, (True, False))
         parts = []
         for m in self.modules if module is None else [check_choice('module', module, self.modules, SiteError)]:
@@ -87,12 +89,14 @@ def described(store, arrays): # {name: DataArray}
 class AsFile:
     "The part of an `ActivationStore` that becomes one file."
     def to_safetensors(self, path, rows=False): # rows: also the kept token rows, which may be larger than memory
-        """Write all arrays to one safetensors file; its metadata holds, as JSON under 'store', what the axes mean. Returns the path;
-        raises `OptionError`, `StoreError`."""
+        """Write all arrays to one safetensors file; its metadata holds, as JSON under 'store', what the axes mean.
+        Returns the path; raises `OptionError`, `StoreError`."""
         from safetensors.numpy import save_file
         path = check_path(path)
-        if path.suffix != '.safetensors': raise OptionError(f'{path.name!r} is not a name for such a file: end it with .safetensors.')
-        arrays = {f'{m}/{k}': v for m in self.modules for k, v in self.module(m).data_vars.items() if rows or k != 'top_row'}
+        if path.suffix != '.safetensors':
+            raise OptionError(f'{path.name!r} is not a name for such a file: end it with .safetensors.')
+        arrays = {f'{m}/{k}': v for m in self.modules for k, v in self.module(m).data_vars.items()
+                  if rows or k != 'top_row'}
         meta = dict(store=json.dumps(described(self, arrays)))
         arrays |= {f'samples/{k}': v for k, v in self._samples.data_vars.items()}
         with writing(path):

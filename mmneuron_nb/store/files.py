@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from ..errors import StoreError
 from ..models.sites import Site
-from ..statistics.state import Options, load_module, load_table, longest, module_arrays, sorted_ids, table_arrays
+from ..statistics.state import Options, load_module, load_table, longest, module_arrays, sorted_ids
+from ..statistics.state import table_arrays
 from ..statistics.top import rows_of
 from .arrays import create_array, module_dataset, one_thread, sample_dataset, write_group
-from .storage import Lock, hashes, local_copy, make_folder, publish, read_sealed, remove_folder, scratch, sealed, sizes
+from .storage import Lock, hashes, local_copy, make_folder, publish, read_sealed, remove_folder
+from .storage import scratch, sealed, sizes
 from ..writing import is_local, write_atomic, writing
 
 # %% ../../nbs/api/store/02_files.ipynb #71000ec8
@@ -38,7 +40,8 @@ def make_manifest(state,
     return dict(format=1, pieces=pieces, exact=EXACT[fingerprint['dtype'] == 'float32'], model=fingerprint, data=data,
                 options=asdict(state.opts), domains=[str(d) for d in state.domains],
                 sites={m: [asdict(s) for s in ss] for m, ss in state.sites.items()}, ids=sorted_ids(state.table),
-                skipped=skipped, versions=dict(mmneuron_nb=__version__, torch=torch.__version__, transformers=transformers.__version__))
+                skipped=skipped, versions=dict(mmneuron_nb=__version__, torch=torch.__version__,
+                                               transformers=transformers.__version__))
 
 # %% ../../nbs/api/store/02_files.ipynb #191f0208
 def manifest_parts(manifest):
@@ -90,7 +93,7 @@ def write_store(state,
 
 # %% ../../nbs/api/store/02_files.ipynb #d414cd20
 def standing(out):
-    "What is at `out`: '' (nothing), 'store', 'rest' (of a store whose manifest is missing or damaged) or 'other' (not ours)."
+    "What is at `out`: '' (nothing), 'store', 'rest' (its manifest is missing or damaged) or 'other' (not ours)."
     if not out.exists(): return ''
     if read_sealed(out/'manifest.json'): return 'store'
     return 'rest' if read_sealed(out/'facts.json') else 'other'
@@ -117,7 +120,8 @@ def read_manifest(path):
     raise StoreError(f'There is no store at {str(path)!r};', hint)
 
 # %% ../../nbs/api/store/02_files.ipynb #03fec636
-WHOLE = 256_000_000 # bytes: smaller stores are read and compared with their hashes on opening, larger ones by file sizes
+# bytes: smaller stores are read and compared with their hashes on opening, larger ones by file sizes
+WHOLE = 256_000_000
 
 def damaged(folder,
             manifest,
@@ -139,7 +143,8 @@ def refuse_damaged(folder, bad, most=None):
     names = [f'{n} {what}' for n, what in bad.items()]
     more = f', and {len(names) - most} more' if most and len(names) > most else ''
     raise StoreError(f'The store at {str(folder)!r} is damaged ({", ".join(names[:most])}{more});',
-                     'call `record` again with the same model, samples, options and `out`: it records what is damaged anew. '
+                     'call `record` again with the same model, samples, options and `out`: it records what is '
+                     'damaged anew. '
                      'Or restore it from a copy.')
 
 # %% ../../nbs/api/store/02_files.ipynb #16d87bac
@@ -195,7 +200,8 @@ class Checkpoint:
         self.again = f"The same call{'' if resume else ' without resume=False'} goes on from there."
         self.file, self.last, self.cost = self.dir/'state.safetensors', time.monotonic(), 0.
         self.aside = None if is_local(self.dir) else tempfile.TemporaryDirectory(prefix='mmneuron-')
-        self.rows = self.dir/'rows' if self.aside is None else Path(self.aside.name) # token rows: always on this machine
+        # token rows: always on this machine
+        self.rows = self.dir/'rows' if self.aside is None else Path(self.aside.name)
         with writing(self.dir): make_folder(self.dir)
         self.lock = Lock(self.dir)
         if not resume: self.file.unlink(missing_ok=True)
@@ -236,7 +242,8 @@ def refuse_other(have, want, where):
     for group in (g for g in want if g != 'data'):
         for k in sorted({**have[group], **want[group]}, key=lambda k: k == 'weights'): # which differ with all else
             a, b = have[group].get(k), want[group].get(k)
-            if k == 'source' or json.dumps(a) == json.dumps(b): continue # source: the folder's name; a model may be moved
+            # source: the folder's name; a model may be moved
+            if k == 'source' or json.dumps(a) == json.dumps(b): continue
             other = 'other' if k == 'weights' else 'another'
             raise StoreError(f'{str(where)!r} holds a recording with {other} {k} ({a!r}, not {b!r});', REMEDY)
     if (what := _other_samples(have['data'], want['data'])):
@@ -247,14 +254,16 @@ def load_checkpoint(ckpt, state):
     """Fill `state` from the checkpoint, if there is one; raises `Unusable` if it is damaged or belongs to another run,
     `StoreError` if it cannot be read now."""
     from safetensors import SafetensorError, safe_open
-    def damage(e): return Unusable(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});', f'delete {str(ckpt.dir)!r} to begin anew.')
+    def damage(e): return Unusable(f'The checkpoint {str(ckpt.file)!r} is damaged ({e});',
+                                   f'delete {str(ckpt.dir)!r} to begin anew.')
     if not ckpt.file.exists(): return state
     try:
         with local_copy(ckpt.file) as file, safe_open(file, 'pt') as f:
             meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
     except SafetensorError as e: raise damage(e) from e
     except Exception as e:
-        raise StoreError(f'The checkpoint {str(ckpt.file)!r} cannot be read ({type(e).__name__}: {e});', 'run the same call again.') from e
+        raise StoreError(f'The checkpoint {str(ckpt.file)!r} cannot be read ({type(e).__name__}: {e});',
+                         'run the same call again.') from e
     if not meta or meta_crc(meta) != meta.get('sum'): raise damage('its description')
     try: refuse_other(json.loads(meta['key']), ckpt.key, ckpt.dir)
     except StoreError as e: raise Unusable(*e.args) from e

@@ -34,16 +34,19 @@ def refuse_overlap(mine, theirs): # {id as text: hash}
     "Raise `StoreError` if one sample is in both: the same data twice, or other data under the same name."
     if not (both := sorted(set(mine) & set(theirs))): return
     if (differ := [i for i in both if mine[i] != theirs[i]]):
-        raise StoreError(f'{len(differ)} ids stand for other texts or images in the other store (for example {differ[0]!r});',
+        raise StoreError(f'{len(differ)} ids stand for other texts or images in the other store '
+                         f'(for example {differ[0]!r});',
                          'give every sample an id of its own and record again.')
-    raise StoreError(f'{len(both)} samples are in both stores (for example {both[0]!r});', 'merge stores of disjoint samples.')
+    raise StoreError(f'{len(both)} samples are in both stores (for example {both[0]!r});',
+                     'merge stores of disjoint samples.')
 
 # %% ../../nbs/api/store/05_merging.ipynb #d54aa9a6
 def merged_facts(*facts):
     "Seconds and samples of several runs together."
     times = ('samples', 'seconds', 'encode', 'generate', 'waiting', 'forward', 'statistics')
     devices = sorted({str(f['device']) for f in facts if 'device' in f})
-    return {k: sum(f.get(k, 0) for f in facts) for k in times} | dict(device=', '.join(devices), merged_from=list(facts))
+    sums = {k: sum(f.get(k, 0) for f in facts) for k in times}
+    return sums | dict(device=', '.join(devices), merged_from=list(facts))
 
 def merged_pieces(mine, theirs): # {'image': id, module: {token id: word}}, or None
     "The words of the token ids of two stores."
@@ -55,7 +58,8 @@ def write_alone(state, manifest, out, facts):
     if standing(out): raise StoreError(f'{str(out)!r} exists;', 'choose another path, or remove it yourself.')
     part = out.with_name(out.name + '.partial')
     if (part/'state.safetensors').exists():
-        raise StoreError(f'{str(part)!r} holds an unfinished recording;', 'finish it, choose another path, or remove it yourself.')
+        raise StoreError(f'{str(part)!r} holds an unfinished recording;',
+                         'finish it, choose another path, or remove it yourself.')
     make_folder(part)
     lock = Lock(part)
     try: write_store(state, manifest, out, facts, lock.beat)
@@ -66,9 +70,10 @@ def write_alone(state, manifest, out, facts):
 class Merging:
     "The part of an `ActivationStore` that joins it with another one."
     def merge(self, other, out=None):
-        """A store of the samples of both, in memory or written to `out`; raises `StoreError` if model, options or sites differ or a
-        sample is in both."""
-        if not isinstance(other, Merging): raise StoreError(f'{shown(other)} is not a store;', 'give what `record` or `open_store` returned.')
+        """A store of the samples of both, in memory or written to `out`; raises `StoreError` if model, options or
+        sites differ or a sample is in both."""
+        if not isinstance(other, Merging):
+            raise StoreError(f'{shown(other)} is not a store;', 'give what `record` or `open_store` returned.')
         out = None if out is None else check_path(out, StoreError, remote=True)
         mine, theirs = self.manifest, other.manifest
         same_model(mine['model'], theirs['model'])

@@ -20,8 +20,8 @@ def layer_position(module, name):
     return int(hit[1]) if hit else None
 
 def hit_layers(manifest, bad):
-    """`{module: layers}` to record so that the files `bad` can be made anew, at least one layer of each module; {} if none is needed;
-    None: all of it."""
+    """`{module: layers}` to record so that the files `bad` can be made anew, at least one layer of each module; {} if
+    none is needed; None: all of it."""
     names = set(bad) - {'facts.json'}
     if not names: return {}
     ours = {*manifest['sites'], 'samples', 'zarr.json', '.zgroup', '.zattrs'}
@@ -62,9 +62,10 @@ def replace_files(state,
                   out,       # the damaged store
                   manifest,  # of it
                   bad):      # names of the damaged files
-    "Put the damaged files of the layers in `state` in place; False if its files do not fit those that are there. Raises `StoreError`."
+    "Put the files of the layers in `state` in place; False if they do not fit what is there. Raises `StoreError`."
     if sorted_ids(state.table) != manifest['ids']:
-        raise StoreError(f'{len(manifest["ids"])} samples were recorded in {str(out)!r}, but {len(state.table)} this time;',
+        raise StoreError(f'{len(manifest["ids"])} samples were recorded in {str(out)!r}, '
+                         f'but {len(state.table)} this time;',
                          'look at the samples, and at the model: are all its numbers finite?')
     folder, want = scratch(out), manifest['files']
     try:

@@ -37,7 +37,7 @@ def sizes(folder):
 
 # %% ../../nbs/api/store/00_storage.ipynb #7e424082
 def scratch(out):
-    "An empty local folder in which what shall become `out` is made: beside it, or in the system's folder for temporary files."
+    "An empty local folder in which what shall become `out` is made: beside it, or in the system's temporary folder."
     if not is_local(out): return Path(tempfile.mkdtemp(prefix='mmneuron-'))/'store'
     tmp = out.with_name(f'{out.name}.partial')/'store'
     remove_folder(tmp) # of a process that was killed here
@@ -126,7 +126,8 @@ def local_copy(path):
 def taken(folder, who=None):
     "The `StoreError` of the second writer; `who`: the note of the first, if it left one."
     name = f' ({who["pid"]} on {who["host"]}, {time.time() - who["time"]:.0f} s ago)' if who else ''
-    return StoreError(f'Another process{name} is recording into {str(folder)!r};', 'wait for it or choose another `out`.')
+    return StoreError(f'Another process{name} is recording into {str(folder)!r};',
+                      'wait for it or choose another `out`.')
 
 class LocalLock:
     "The right to write in the local `folder`."

@@ -34,7 +34,8 @@ class Reading:
     def _here(self):
         now = stamp(self.path)
         if now == self._was: return self._ds
-        raise StoreError(f'The store at {str(self.path)!r} was {"replaced" if now else "moved or deleted"} since it was opened;',
+        what = 'replaced' if now else 'moved or deleted'
+        raise StoreError(f'The store at {str(self.path)!r} was {what} since it was opened;',
                          'open it again with `open_store`.')
 
     @property
@@ -71,15 +72,17 @@ class Opening:
         manifest = read_manifest(path)
         refuse_damaged(path, damaged(path, manifest), most=3)
         def read(group): return xr.open_zarr(zarr_store(path/group), consolidated=False, chunks=None, decode_cf=False)
-        ds = {m: with_coords(read(m), [s['layer'] for s in ss], manifest['domains']) for m, ss in manifest['sites'].items()}
+        ds = {m: with_coords(read(m), [s['layer'] for s in ss], manifest['domains'])
+              for m, ss in manifest['sites'].items()}
         store = cls(ds, read('samples'), manifest, path, read_sealed(path/'facts.json'))
         return store if vlm is None else store.attach(vlm, samples)
 
     def check(self, progress=True):
-        """Read every file of the store and compare it with its hash; raises `StoreError` naming each that is damaged. Returns the
-        number of files."""
+        """Read every file of the store and compare it with its hash; raises `StoreError` naming each that is damaged.
+        Returns the number of files."""
         if self.path is None:
-            raise StoreError('This store is in memory and has no files to check;', 'give `out` when recording or merging.')
+            raise StoreError('This store is in memory and has no files to check;',
+                             'give `out` when recording or merging.')
         manifest = read_manifest(self.path)
         refuse_damaged(self.path, damaged(self.path, manifest, deep=True, progress=progress))
         return len(manifest['files']) + 2

@@ -31,7 +31,8 @@ class TokenRow(ShownBy):
     max: float # the neuron's maximum over the recorded data
     tokens: list # T strings
     roles: np.ndarray # uint8 [T], codes of `names.ROLES`
-    boxes: list|None # T boxes (x0, y0, x1, y1) in pixels of the original image, None where a token has none; None: no grid
+    # T boxes (x0, y0, x1, y1) in pixels of the original image, None where a token has none; None: no grid
+    boxes: list|None
     image: object = None # PIL image, or None if the store is not attached
     domain: str = ''
 
@@ -71,7 +72,7 @@ def token_strings(tokenizer, ids):
     return [readable(p, i) for p, i in zip(tokenizer.convert_ids_to_tokens(list(ids)), ids)]
 
 def words_of(vlm, module, ids):
-    "Words of the token ids that a module reads: a Q-Former has a tokenizer of its own, other modules of images have none."
+    "Words of the token ids that a module reads: a Q-Former has its own tokenizer, other modules of images have none."
     if module == 'lm': return token_strings(vlm.tokenizer, ids)
     if module == 'qformer': return token_strings(vlm.processor.qformer_tokenizer, ids)
     return [vlm.image_token]*len(ids)
@@ -91,7 +92,8 @@ def find_entry(store, neuron, rank):
     m, position, i = store.index(neuron)
     ds, rank = store.module(m), check_whole('rank', rank, 0)
     if rank >= ds.sizes['rank']:
-        raise OptionError(f'Rank {rank} was not recorded (ranks 0 to {ds.sizes["rank"] - 1});', 'record with a larger `top`.')
+        raise OptionError(f'Rank {rank} was not recorded (ranks 0 to {ds.sizes["rank"] - 1});',
+                          'record with a larger `top`.')
     numbers, values = ds.top_sample[position, i].values, ds.top_value[position, i].values
     if numbers[rank] < 0:
         raise OptionError(f'{neuron_name(neuron)} has only {(numbers >= 0).sum()} entries;', 'choose a smaller rank.')
@@ -114,14 +116,16 @@ def kept_row(store, entry):
     sample = table_row(store._table, entry.number, (module,))
     roles, ids = sample.tokens[module].expand(pieces['image'])
     codes, span = ds.top_row[entry.at].values[:len(roles)], ds.top_range[entry.at].values
-    values, boxes = decoded(codes, span, np.isin(roles, counted_roles(store))), _boxes_of(roles, sample.tokens[module].boxes)
+    values = decoded(codes, span, np.isin(roles, counted_roles(store)))
+    boxes = _boxes_of(roles, sample.tokens[module].boxes)
     keep = np.flatnonzero(roles != PAD)
     return TokenRow(entry.neuron, entry.at[2], store.ids[entry.number], values[keep], entry.peak,
                     [pieces[module][str(t)] for t in ids[keep]], roles[keep],
                     boxes and [boxes[t] for t in keep], None, store.manifest['domains'][sample.domain])
 
 # %% ../../nbs/api/store/04_tokens.ipynb #37d0d276
-TOLERANCE = {True: 1e-4, False: 5e-2} # float32? -> how far a recomputed value may be from the recorded one, times its size or 1
+# float32? -> how far a recomputed value may be from the recorded one, times its size or 1
+TOLERANCE = {True: 1e-4, False: 5e-2}
 
 def check_value(store, entry, got):
     "Raise `StoreError` if a recomputed maximum is not the recorded one."
@@ -148,8 +152,9 @@ def row_again(store, entry):
 class Tokens:
     "The part of an `ActivationStore` that shows tokens."
     def tokens(self, neuron, rank=0):
-        """The `TokenRow` of one top entry of a neuron, given as 'lm.L3.U42' or a tuple: from disk if it was kept (`keep_tokens`) and
-        no samples are attached, else made again from the sample. Raises `SiteError`, `OptionError`, `StoreError`."""
+        """The `TokenRow` of one top entry of a neuron, given as 'lm.L3.U42' or a tuple: from disk if it was kept
+        (`keep_tokens`) and no samples are attached, else made again from the sample. Raises `SiteError`,
+        `OptionError`, `StoreError`."""
         entry = find_entry(self, neuron, rank)
         if self._data is not None: return row_again(self, entry)
         if 'top_row' in self.module(entry.neuron[0]): return kept_row(self, entry)

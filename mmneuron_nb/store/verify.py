@@ -55,7 +55,7 @@ def _each(rng, total, n): # whole numbers below `total`, each at most once, in a
     return map(int, dict.fromkeys(rng.integers(total, size=100*n + 10_000).tolist()))
 
 def draw_entries(store, n, seed=0):
-    "`{sample number: [(module, position of the layer, neuron, rank)]}` of `n` random entries, or of all if there are fewer."
+    "`{sample number: [(module, position of the layer, neuron, rank)]}` of `n` random entries, or of all."
     shape = {m: store.module(m).top_sample.shape for m in store.modules}
     ends = np.cumsum([int(np.prod(s)) for s in shape.values()])
     rng, out, seen = np.random.default_rng(seed), {}, 0
@@ -129,7 +129,8 @@ class Verifying:
         n, seed = check_whole('n', n, 1), check_whole('seed', seed, 0)
         check_choice('exact', exact, (None, True, False))
         if self.vlm is None or self._data is None:
-            raise StoreError('Nothing can be computed again without the model and the samples;', 'call `store.attach(vlm, samples)` first.')
+            raise StoreError('Nothing can be computed again without the model and the samples;',
+                             'call `store.attach(vlm, samples)` first.')
         float32 = self.manifest['model']['dtype'] == 'float32'
         if exact is None: exact = float32 and str(self.facts.get('device')) == 'cpu' == str(self.vlm.device)
         chosen = draw_entries(self, n, seed)

@@ -16,7 +16,8 @@ def named_views():
     "`{module:line: name}` of everything that is assigned to `shown_by` in the library."
     for p in sorted(ROOT.rglob('*.py')):
         for n in ast.walk(ast.parse(p.read_text(encoding='utf-8'))):
-            if isinstance(n, ast.Assign) and any(getattr(t, 'id', '') == 'shown_by' for t in n.targets) and n.value.value:
+            named = isinstance(n, ast.Assign) and any(getattr(t, 'id', '') == 'shown_by' for t in n.targets)
+            if named and n.value.value:
                 yield f'{p.relative_to(ROOT)}:{n.lineno}', n.value.value
 
 

@@ -1,7 +1,7 @@
-"""Stores of an earlier version: they open unchanged, say the same, can be compared with their model, merged and gone on with.
+"""Stores of an earlier version open unchanged, say the same, agree with their model, merge and go on.
 
-`data/store_*.zip` were written by version 0.1.0 as of November 2026, and `data/stores.json` holds what that version read from them. They are
-never made anew: what is written today must be readable tomorrow.
+`data/store_*.zip` were written by version 0.1.0 as of November 2026, and `data/stores.json` holds what that version
+read from them. They are never made anew: what is written today must be readable tomorrow.
 """
 import json
 import zipfile

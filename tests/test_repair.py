@@ -1,4 +1,4 @@
-"""Damaged stores: each hit file is named, recorded anew, and the rest is left as it was, also when the repair itself is killed."""
+"""Damaged stores: each hit file is named and recorded anew, the rest left as it was, also when the repair is killed."""
 import random, re, signal, time, warnings
 
 import pytest
@@ -13,7 +13,8 @@ from mmneuron_nb.store.store import open_store
 from test_faults import KW, equal, start, whole                 # noqa: F401, a fixture
 
 
-def shards(names, layer): return [n for n in names if re.match(rf'\w+/\w+/(c/)?{layer}[./]', n)]        # of zarr 3, or of zarr 2
+# of zarr 3, or of zarr 2
+def shards(names, layer): return [n for n in names if re.match(rf'\w+/\w+/(c/)?{layer}[./]', n)]
 
 
 def hurt(out, names):
@@ -21,7 +22,8 @@ def hurt(out, names):
 
 
 def test_repair_killed_at_any_file_goes_on_where_it_was(whole, tmp_path, monkeypatch):
-    "The n-th file put in place is the last one before the process dies; the next call mends the rest, and nothing else than damaged files was ever touched."
+    """The n-th file put in place is the last one before the process dies; the next call mends the rest, and nothing else
+    than damaged files was ever touched."""
     vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4), tmp_path/'run.zarr'
     recorder.record(vlm, samples, out, **KW)
     want = hashes(out, sizes(out))
@@ -39,8 +41,10 @@ def test_repair_killed_at_any_file_goes_on_where_it_was(whole, tmp_path, monkeyp
             m.setattr(repair, 'put', dying(n))
             with pytest.raises(KeyboardInterrupt): recorder.record(vlm, samples, out, **KW)
         have = hashes(out, sizes(out))
-        assert {k for k, h in have.items() if h != want[k]} <= set(hit) and sum(have[k] != want[k] for k in hit) == len(hit) - n
-        with pytest.warns(UserWarning, match='2 of 2 layers of lm'): equal(whole, recorder.record(vlm, samples, out, **KW))
+        assert {k for k, h in have.items() if h != want[k]} <= set(hit)
+        assert sum(have[k] != want[k] for k in hit) == len(hit) - n
+        with pytest.warns(UserWarning, match='2 of 2 layers of lm'):
+            equal(whole, recorder.record(vlm, samples, out, **KW))
         assert hashes(out, sizes(out)) == want and sorted(f.name for f in tmp_path.iterdir()) == ['run.zarr']
 
 
@@ -65,7 +69,8 @@ def test_repair_keeps_out_what_was_skipped(tmp_path, monkeypatch):
     down = vlm.model.get_submodule(vlm.sites('lm')[0].down)
     poisoned = [s.id for s in samples][3]
     plain, now = vlm.forward, []
-    def forward(batch, logits=False):                        # layer 0 is fine, what it hands to layer 1 is not, for one sample
+    # layer 0 is fine, what it hands to layer 1 is not, for one sample
+    def forward(batch, logits=False):
         now[:] = [s.id for s in batch.samples]
         return plain(batch, logits)
     vlm.forward = forward
@@ -88,7 +93,8 @@ def test_all_of_it_is_recorded_where_rows_were_kept_or_a_file_is_unknown(whole, 
     recorder.record(vlm, samples, out, keep_tokens=True, **KW)
     want = {n: h for n, h in hashes(out, sizes(out)).items() if n != 'facts.json'}
     hurt(out, shards(want, 0)[:1])
-    with pytest.warns(UserWarning, match='recording all of it again'): recorder.record(vlm, samples, out, keep_tokens=True, **KW)
+    with pytest.warns(UserWarning, match='recording all of it again'):
+        recorder.record(vlm, samples, out, keep_tokens=True, **KW)
     assert {n: h for n, h in hashes(out, sizes(out)).items() if n != 'facts.json'} == want
 
 

@@ -1,4 +1,4 @@
-"""Stores on a remote file system, played by fsspec's `memory://`: recorded, continued elsewhere, merged, damaged, fought over."""
+"""Stores on a remote file system, played by fsspec's `memory://`: recorded, continued, merged, damaged, fought over."""
 import json, multiprocessing as mp, os, signal, time
 from dataclasses import replace
 
@@ -55,7 +55,8 @@ def test_record_open_tokens_and_the_same_files_as_here(world, bucket, tmp_path):
     assert store.tokens('lm.L1.U3', 2).sample_id == whole.tokens('lm.L1.U3', 2).sample_id
     assert URL in repr(store)
     record(vlm, samples, tmp_path/'run.zarr', **KW)
-    here, there = (hashes(p, [n for n in sizes(p) if n != 'facts.json']) for p in (tmp_path/'run.zarr', check_path(URL, remote=True)))
+    places = tmp_path/'run.zarr', check_path(URL, remote=True)
+    here, there = (hashes(p, [n for n in sizes(p) if n != 'facts.json']) for p in places)
     assert here == there and store.check(progress=False) == len(here) + 1
     assert sorted(p.name for p in bucket.iterdir()) == ['run.zarr']         # no checkpoint, no lock is left
 
@@ -74,7 +75,8 @@ def test_an_interrupted_run_goes_on_from_what_lies_there(world, monkeypatch):
     assert set(sizes(check_path(PART, remote=True))) == {'state.safetensors'}    # the lock went with the error
     with pytest.raises(StoreError, match='was not finished'): open_store(URL)
     with monkeypatch.context() as m:
-        failing(vlm, 4, m)                                                      # three batches were done, three are left
+        # three batches were done, three are left
+        failing(vlm, 4, m)
         equal(whole, record(vlm, samples, URL, **KW))
 
 
@@ -138,7 +140,8 @@ def test_second_writer_is_refused(world, bucket):
     for kw in ({}, dict(resume=False), dict(overwrite=True)):
         with pytest.raises(StoreError, match='1 on node7'): record(vlm, samples, URL, **KW, **kw)
     with pytest.raises(StoreError, match='1 on node7'): whole.merge(renamed(vlm), URL)
-    storage.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(note | dict(time=time.time() - storage.LEASE - 5)).encode())
+    storage.write_atomic(bucket/'run.zarr.partial'/'lock',
+                         json.dumps(note | dict(time=time.time() - storage.LEASE - 5)).encode())
     equal(whole, record(vlm, samples, URL, **KW))
 
 
@@ -146,12 +149,14 @@ def test_a_writer_that_was_taken_for_dead_stops(world, bucket, monkeypatch):
     vlm, samples, _ = world
     plain = vlm.forward
     def forward(batch, logits=False):                                           # asleep for long, and another took over
-        storage.write_atomic(bucket/'run.zarr.partial'/'lock', json.dumps(dict(host='node7', pid=1, run='theirs', time=time.time())).encode())
+        storage.write_atomic(bucket/'run.zarr.partial'/'lock',
+                             json.dumps(dict(host='node7', pid=1, run='theirs', time=time.time())).encode())
         monkeypatch.setattr(Lease, 'beat', lambda self, now=False, beat=Lease.beat: beat(self, now=True))
         return plain(batch, logits)
     monkeypatch.setattr(vlm, 'forward', forward)
     with pytest.raises(StoreError, match='1 on node7'): record(vlm, samples, URL, **KW)
-    assert set(sizes(check_path(PART, remote=True))) == {'lock'}                # it wrote nothing, and left the other's lock
+    # it wrote nothing, and left the other's lock
+    assert set(sizes(check_path(PART, remote=True))) == {'lock'}
 
 
 def holder(folder, ready):

@@ -43,7 +43,7 @@ def found_html(counts, # {module: `TypeCounts`}
     rule = f' Rule: {attrs["rule"]}.' if attrs.get('rule') else ''
     notes = ''.join(f'<p class="careful">{escape(str(n))}</p>' for n in attrs.get('notes', ()))
     chart = replace(modules_picture(counts), alt=f'Share of each type in {", ".join(counts)}.{rule}')
-    table = table_html(type_rows(counts), 'Neurons by their most likely type', ('share', 'share of all'))
+    table = table_html(type_rows(counts), 'Neurons by their most likely type', ('share', 'sure share'))
     return (f'<h2 id="types">What was found</h2><ul class="found">{sentences}</ul>{notes}{chart.html("m-")}'
             f'<div class="scroll" tabindex="0" role="region" aria-label="Table of types">{table}</div>')
 

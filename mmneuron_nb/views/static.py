@@ -168,18 +168,24 @@ def histogram_picture(
         if left: _four(left, h, scale)
         if right: _by_type(right.subplots(), t, scale, 35 if left else 0)
         for ax in fig.axes:
-            if log: ax.set_yscale('log')
+            if log: _log_from_half(ax, scale)
         _finish(fig, fig.axes if share else ())
     return Picture(fig, ' '.join(x.words() for x, drawn in ((h, left), (t, right)) if drawn))
+
+def _log_from_half(ax, scale): # bars stand on half a neuron, so that one neuron is a bar
+    ax.set_yscale('log')
+    ax.set_ylim(.5 / scale, 1.6 * ax.get_ylim()[1])
+    ax.set_ylabel(f'{ax.get_ylabel()}, log from ½' if scale == 1 else f'{ax.get_ylabel()}, log')
 
 # %% ../../nbs/api/views/03_static.ipynb #2ee66d7a
 def _four(fig, h, scale): # `scale`: neurons per unit of height
     "Four histograms, two by two."
-    centres, width = (h.edges[:-1] + h.edges[1:]) / 2, 1 / len(h.counts[0])
+    centres, width = (h.edges[:-1] + h.edges[1:]) / 2, h.edges[1] - h.edges[0]
     for k, (ax, name) in enumerate(zip(fig.subplots(2, 2).flat, TYPES)):
         _bars(ax, centres, h.counts[k] / scale, name, .92 * width)
         ax.axvline(h.threshold, color='#444', lw=.9, ls='--')
-        ax.set(xlim=(0, 1), xticks=np.arange(6) / 5, xlabel=f'$p_{name[0]}$')
+        span = min(0, h.edges[0]), max(1, h.edges[-1]) # a bar for each value stands on it, half beyond the ends
+        ax.set(xlim=span, xticks=np.arange(6) / 5, xlabel=f'$p_{name[0]}$')
         ax.set_ylabel('neurons' if scale == 1 else 'share')
         ax.set_title(f'{name}: {h.share[k]:.1%} above {h.threshold:g}', fontsize=8)
 

@@ -23,7 +23,8 @@ def disk_full(path, e):
     "The `StoreError` for what went wrong while writing at `path`."
     full = getattr(e, 'errno', None) in FULL or 'No space left' in str(e) or 'too large' in str(e)
     return StoreError(f'Cannot write {str(path)!r}: {"the disk is full" if full else e};',
-                      'free some space (or fix the path) and run the same call again: a recording goes on from its last checkpoint.')
+                      'free some space (or fix the path) and run the same call again: a recording goes on from '
+                      'its last checkpoint.')
 
 @contextmanager
 def writing(path):

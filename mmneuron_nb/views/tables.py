@@ -20,7 +20,8 @@ from .pages import TABLE_CSS, cell, table_html
 # %% ../../nbs/api/views/07_tables.ipynb #a6db2eaf
 VIEW_CSS = TABLE_CSS + '''
 .mm-view{line-height:1.5;max-width:60rem}.mm-view h4{margin:.2rem 0 .4rem;font-size:1.05em}
-.mm-view .soft{opacity:.8;font-size:.92em;margin:.3rem 0;max-width:46rem}.mm-view .soft ul{margin:.2rem 0;padding-left:1.2em}
+.mm-view .soft{opacity:.8;font-size:.92em;margin:.3rem 0;max-width:46rem}
+.mm-view .soft ul{margin:.2rem 0;padding-left:1.2em}
 .mm-view dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.3rem 0}
 .mm-view dt{opacity:.75}.mm-view dd{margin:0;overflow-wrap:anywhere}.mm-view .scroll{overflow-x:auto;max-width:100%}
 .mm-view .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:.6rem}
@@ -57,12 +58,14 @@ def top_html(top):
     cards = [NO_PICTURE.sub('', exemplar_card(r, size=120, style=False, scale=False)) for r in shown]
     title = f'{name}: the {len(top):,} samples on which it fires most, of {top.recorded:,}'
     cut = f'The first {CARDS} of {len(top):,} are shown; take others by top[{CARDS}:].' if len(top) > CARDS else ''
-    lost = 'For pictures attach model and samples: store.attach(vlm, samples).' if all(r.image is None for r in shown) else ''
+    bare = all(r.image is None for r in shown)
+    lost = 'For pictures attach model and samples: store.attach(vlm, samples).' if bare else ''
     grid = f'<div class="cards">{"".join(cards)}</div>'
     return view(title, grid, soft(scale_words(shown[0]), cut, lost), css=VIEW_CSS + CARD_CSS)
 
 # %% ../../nbs/api/views/07_tables.ipynb #aea2ff98
-UNKNOWN = {60: 85, 120: 64, 300: 47, 600: 42} # scenes -> per cent of unknown neurons, top 50, measured on the shipped model
+# scenes -> per cent of unknown neurons, top 50, measured on the shipped model
+UNKNOWN = {60: 85, 120: 64, 300: 47, 600: 42}
 
 def sample_words(samples):
     "What so many samples can tell, in a sentence; '' if they are plenty."
@@ -89,7 +92,8 @@ def store_next(store):
              (f'store.top({first!r})', 'the samples on which a neuron fires most'),
              ('store.to_pandas(rank=0)', 'every neuron with its largest activation'),
              ('store.verify()', 'some entries computed again')]
-    if store._data is None: steps.insert(0, ('store.attach(vlm, samples)', 'model and samples, for pictures and for verify'))
+    if store._data is None:
+        steps.insert(0, ('store.attach(vlm, samples)', 'model and samples, for pictures and for verify'))
     return steps
 
 # %% ../../nbs/api/views/07_tables.ipynb #94c1fa63
@@ -121,7 +125,8 @@ def vlm_neurons(vlm):
     for m in vlm.modules:
         sites = vlm.sites(m)
         widths = sorted({s.width for s in sites})
-        rows[m] = {'layers': len(sites), 'neurons per layer': widths[0] if len(widths) == 1 else '/'.join(map(str, widths)),
+        rows[m] = {'layers': len(sites),
+                   'neurons per layer': widths[0] if len(widths) == 1 else '/'.join(map(str, widths)),
                    'neurons': sum(s.width for s in sites), 'gated': all(s.gated for s in sites)}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('module')
 
@@ -152,7 +157,8 @@ def neuron_counts(table):
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('module')
 
 # %% ../../nbs/api/views/07_tables.ipynb #a1cf1a76
-APART = ('method', 'rule', 'notes', 'samples', 'top', 'site', 'model', 'weights') # attrs that are no options of the method
+# attrs that are no options of the method
+APART = ('method', 'rule', 'notes', 'samples', 'top', 'site', 'model', 'weights')
 
 def made_words(attrs):
     "How a neuron table was made, in a sentence; '' if it does not say."
@@ -172,4 +178,5 @@ def neuron_table_html(table):
     rule, notes, samples = (table.attrs.get(k) for k in ('rule', 'notes', 'samples'))
     words = [made_words(table.attrs), str(rule or ''), *map(str, notes or ())]
     if 'type' in table and isinstance(samples, int): words.append(sample_words(samples))
-    return view('A table of neurons', f'<div class="scroll">{counts}</div>', soft(*words), f'<div class="scroll">{head}</div>')
+    counts, head = (f'<div class="scroll">{part}</div>' for part in (counts, head))
+    return view('A table of neurons', counts, soft(*words), head)

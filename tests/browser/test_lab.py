@@ -30,6 +30,9 @@ def open_lab(page, address):
     page.goto(address)
     now = 'window.jupyterapp?.shell?.currentWidget?.sessionContext'
     page.wait_for_function(f'() => {now}?.session?.kernel?.connectionStatus == "connected"', timeout=120 * SECONDS)
+    # before the widget manager listens, widgets are lost on their way
+    listens = f'() => "jupyter.widget" in ({now}.session?.kernel?._targetRegistry || {{}})'
+    page.wait_for_function(listens, timeout=120 * SECONDS)
     page.evaluate('() => window.jupyterapp.shell.collapseLeft()')
 
 

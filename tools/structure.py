@@ -84,11 +84,11 @@ def code_cells(root=ROOT):
             src = text(c['source'])
             yield p, i, src, bool(re.search(r'^#\| *exports?\s*$', src, re.M))
 
-def long_lines(root=ROOT):
+def long_lines(root=ROOT, folders=('tests', 'tools', 'benchmarks')):
     "Complaints about lines of code over `WIDTH` columns, in notebooks and in ordinary files."
     say = lambda p, i, line: f'{p.relative_to(root)} cell {i}: {len(line)} columns: {line.strip()[:60]}'
     bad = [say(p, i, line) for p, i, src, _ in code_cells(root) for line in src.splitlines() if len(line) > WIDTH]
-    for p in (f for d in ('tests', 'tools', 'benchmarks') for f in sorted((root/d).rglob('*.py'))):
+    for p in (f for d in folders for f in sorted((root/d).rglob('*.py'))):
         lines = enumerate(p.read_text(encoding='utf-8').splitlines(), 1)
         bad += [f'{p.relative_to(root)}:{n}: {len(line)} columns' for n, line in lines if len(line) > WIDTH]
     return bad

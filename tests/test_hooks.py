@@ -64,7 +64,8 @@ def test_while_a_model_speaks(vlm):
     first = len(steps[0][1])
     assert [positions for _, positions, _ in steps[1:]] == [[first + k] for k in range(new - 1)]
     inputs = []
-    with hooked(vlm.model, vlm.points('inputs'), lambda p, x: inputs.append(x.shape[1]) or x.clone()): put_back = speak()
+    same = lambda p, x: inputs.append(x.shape[1]) or x.clone()
+    with hooked(vlm.model, vlm.points('inputs'), same): put_back = speak()
     assert put_back == speak()
     assert inputs == [first, *[1]*(new - 1)]
 

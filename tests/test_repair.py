@@ -22,8 +22,8 @@ def hurt(out, names):
 
 
 def test_repair_killed_at_any_file_goes_on_where_it_was(whole, tmp_path, monkeypatch):
-    """The n-th file put in place is the last one before the process dies; the next call mends the rest, and nothing else
-    than damaged files was ever touched."""
+    """The n-th file put in place is the last one before the process dies; the next call mends the rest, and nothing
+    else than damaged files was ever touched."""
     vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(40, seed=4), tmp_path/'run.zarr'
     recorder.record(vlm, samples, out, **KW)
     want = hashes(out, sizes(out))

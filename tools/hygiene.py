@@ -87,7 +87,8 @@ def modules(root=ROOT):
             if (root/f).exists(): shutil.copy(root/f, tmp/f)
         for n in have: (tmp/n).unlink()
         export = 'from nbdev.export import nb_export\nfrom nbdev.doclinks import nbdev_export\nnbdev_export()'
-        p = subprocess.run([sys.executable, '-c', export], cwd=tmp, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        p = subprocess.run([sys.executable, '-c', export], cwd=tmp, capture_output=True, text=True,
+                           stdin=subprocess.DEVNULL)
         if p.returncode: return [f'nbdev_export failed: {p.stderr.strip()[-500:]}']
         want = generated(tmp)
     bad = [f'{n}: no notebook exports it' for n in sorted(set(have) - set(want))]
@@ -132,7 +133,8 @@ def fitting(root=ROOT):
     "Complaints about lines that do not fit a notebook on a laptop; benchmarks are counted in a remark only."
     return structure.long_lines(root, ('tests', 'tools'))
 
-CHECKS = {'notebooks are clean': notebooks, 'modules equal notebooks': modules, 'README equals nbs/index.ipynb': front_page,
+CHECKS = {'notebooks are clean': notebooks, 'modules equal notebooks': modules,
+          'README equals nbs/index.ipynb': front_page,
           'rooms import from rooms above': structure.backward, 'no circle of imports': structure.circles,
           f'lines of code within {structure.WIDTH} columns': fitting,
           'no file over 12 MB': sizes, 'no machine, registry or private names': leaks}

@@ -112,8 +112,10 @@ def cell_figures(root=ROOT):
         alone += after is None or after[3]
         longest = max(longest, (len(body), f'{p.relative_to(root)} cell {i}'))
     sizes.sort()
-    return {'exported cells': len(sizes), 'median lines': statistics.median(sizes), '90 % within': sizes[int(.9*len(sizes))],
-            'longest': f'{longest[0]} ({longest[1]})', 'with several symbols': several, 'not followed by an example or test': alone, f'lines over {WIDTH} columns': len(long_lines(root))}
+    return {'exported cells': len(sizes), 'median lines': statistics.median(sizes),
+            '90 % within': sizes[int(.9*len(sizes))], 'longest': f'{longest[0]} ({longest[1]})',
+            'with several symbols': several, 'not followed by an example or test': alone,
+            f'lines over {WIDTH} columns': len(long_lines(root))}
 
 def room_lines(root=ROOT):
     "`{room: (modules, lines)}`."

@@ -104,6 +104,9 @@ class NeuronTable(ShownBy, pd.DataFrame, metaclass=_AnyFrame):
     "A DataFrame that shows itself in words if its index is (module, layer, neuron), and as pandas does otherwise."
     shown_by = 'tables.neuron_table_html'
 
+    def __init__(self, *args, **kwargs): # as those of pandas, whose annotations documentation tools cannot read
+        super().__init__(*args, **kwargs)
+
     @property
     def _constructor(self): return NeuronTable # pandas makes what it derives from this table with it
 

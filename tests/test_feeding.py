@@ -9,6 +9,8 @@ import torch
 
 from mmneuron_nb.errors import SampleError
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.models.hooks import hooked
+from mmneuron_nb.models.sites import Point, path_of
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.testing.zoo import ZOO, tiny_vlm
 from mmneuron_nb.recording import recorder, local
@@ -322,10 +324,10 @@ def test_no_worker_survives_and_the_run_goes_on_at_once(whole, how, tmp_path):
 @pytest.mark.parametrize('name', ZOO)
 def test_recording_asks_for_no_logits_but_one_a_sample(name):
     vlm, seen = VLM(*tiny_vlm(name)), []
-    def count(mod, args, out): seen.append(args[0].shape[:-1].numel())
-    handle = vlm.model.get_output_embeddings().register_forward_hook(count)
-    record(vlm, SAMPLES[:6], batch_size=3, **KW | dict(modules=('lm',)))
-    handle.remove()
+    head = vlm.model.get_output_embeddings()
+    logits = Point('lm', None, head.out_features, 'block', path_of(vlm.model, head))
+    with hooked(vlm.model, [logits], lambda p, x: seen.append(x.shape[:-1].numel()), reads=True):
+        record(vlm, SAMPLES[:6], batch_size=3, **KW | dict(modules=('lm',)))
     assert seen and sum(seen) <= 6
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from mmneuron_nb.errors import StoreError
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.models.hooks import hooked
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.store import files, repair
 from mmneuron_nb.recording import recorder
@@ -64,9 +65,8 @@ def test_repair_killed_by_sigkill(whole, tmp_path):
 
 
 def test_repair_keeps_out_what_was_skipped(tmp_path, monkeypatch):
-    "A sample with a NaN in a layer that is not recorded again must stay out: the table and the lottery know it."
+    "A sample with a NaN in a layer that is not recorded again must stay out: the table and the random samples know it."
     vlm, samples, out = VLM(*tiny_llava(seed=4, layers=2, neurons=48)), tiny_samples(12, seed=4), tmp_path/'run.zarr'
-    down = vlm.model.get_submodule(vlm.sites('lm')[0].down)
     poisoned = [s.id for s in samples][3]
     plain, now = vlm.forward, []
     # layer 0 is fine, what it hands to layer 1 is not, for one sample
@@ -74,17 +74,17 @@ def test_repair_keeps_out_what_was_skipped(tmp_path, monkeypatch):
         now[:] = [s.id for s in batch.samples]
         return plain(batch, logits)
     vlm.forward = forward
-    def spoil(mod, args, y):
+    def spoil(point, y):
         y = y.clone()
         for n, i in enumerate(now):
             if i == poisoned: y.view(len(now), -1, y.shape[-1])[n] = float('nan')
         return y
-    down.register_forward_hook(spoil)
-    store = recorder.record(vlm, samples, out, **KW)
-    assert [d['id'] for d in store.skipped] == [poisoned]
-    want = hashes(out, sizes(out))
-    hurt(out, [n for n in shards(want, 0) if n.startswith('lm/top')][:1])
-    with pytest.warns(UserWarning, match='1 of 2 layers of lm'): recorder.record(vlm, samples, out, **KW)
+    with hooked(vlm.model, vlm.points('mlp', 'lm', 0), spoil, change=('spoiled', 'nan')):
+        store = recorder.record(vlm, samples, out, **KW)
+        assert [d['id'] for d in store.skipped] == [poisoned]
+        want = hashes(out, sizes(out))
+        hurt(out, [n for n in shards(want, 0) if n.startswith('lm/top')][:1])
+        with pytest.warns(UserWarning, match='1 of 2 layers of lm'): recorder.record(vlm, samples, out, **KW)
     assert hashes(out, sizes(out)) == want
 
 

@@ -109,3 +109,15 @@ def test_other_machines_do_not_know_a_change(vlm, tmp_path):
         with pytest.raises(ModelError, match='is changed at the moment .silenced., which other machines do not know'):
             record(vlm, SAMPLES, out=tmp_path/'run.zarr', engine='ray', **OPTIONS)
         vlm.forward(vlm.encode(SAMPLES[:1]))
+
+def test_hooks_of_every_module_and_replaced_forwards_count(vlm):
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda mod, args, out: out)
+    with pytest.raises(ModelError, match='the hook .* at every module'): record(vlm, SAMPLES, **OPTIONS)
+    handle.remove()
+    plain, down = record(vlm, SAMPLES[:6], **OPTIONS), vlm.model.get_submodule(vlm.sites('lm')[0].down)
+    own = down.forward
+    down.forward = lambda x: own(x)*2
+    changed = record(vlm, SAMPLES[6:], **OPTIONS)
+    del down.forward
+    assert changed.manifest['model']['changes'][0][0] == 'forward of ' + vlm.sites('lm')[0].down
+    with pytest.raises(StoreError, match='changes'): plain.merge(changed)

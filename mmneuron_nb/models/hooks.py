@@ -7,7 +7,7 @@ __all__ = ['PLACES', 'GATES', 'PART_OF_MODEL', 'Entry', 'passed', 'Gate', 'traci
            'stopping', 'computed_by', 'open_changes']
 
 # %% ../../nbs/api/models/01_hooks.ipynb #4d0f0004
-import weakref
+import hashlib, weakref
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 import torch
@@ -217,19 +217,33 @@ def computed_by(model, makers):
 PART_OF_MODEL = ('torch.', 'transformers.', 'accelerate.')
 
 def _name(fn): return getattr(fn, '__qualname__', type(fn).__name__)
+def _trusted(fn): return ((getattr(fn, '__module__', None) or type(fn).__module__) + '.').startswith(PART_OF_MODEL)
+
+def _replaced(model): # (name, hash) of every `forward` that somebody put in place of a module's own
+    for path, part in model.named_modules():
+        fn = part.__dict__.get('forward')
+        if fn is None or _trusted(fn): continue
+        code, cells = getattr(fn, '__code__', None), [c.cell_contents for c in getattr(fn, '__closure__', None) or ()]
+        what = repr((_name(fn), code and (code.co_code, code.co_consts, code.co_names), cells))
+        yield f'forward of {path}', hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
+
+def _hooks(model): # (path, hook) of all that PyTorch holds, those for every module included
+    from torch.nn.modules import module as everywhere
+    for hooks in (everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks):
+        yield from (('every module', hook) for hook in hooks.values())
+    for path, part in model.named_modules():
+        hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        yield from ((path or 'the model', hook) for hook in hooks)
 
 def _strangers(model): # hooks that are neither ours nor part of the model, in words
-    for path, part in model.named_modules():
-        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
-            fn = getattr(hook, 'func', hook) # of a `partial`
-            home = getattr(fn, '__module__', None) or type(fn).__module__
-            if isinstance(getattr(fn, '__self__', None), Gate) or isinstance(fn, Progress): continue
-            if (home + '.').startswith(PART_OF_MODEL): continue
-            yield f"the hook {_name(fn)} at {path or 'the model'}"
+    for path, hook in _hooks(model):
+        fn = getattr(hook, 'func', hook) # of a `partial`
+        if isinstance(getattr(fn, '__self__', None), Gate) or isinstance(fn, Progress): continue
+        if not _trusted(fn): yield f'the hook {_name(fn)} at {path}'
 
 def open_changes(model):
     "`(named, unnamed)`: [(name, hash)] of the changes that are open, and in words what may change it and has no name."
-    entries = {id(e): (e, p) for e, p in _open_entries(model) if not e.reads}
+    entries = {id(e): (e, p) for e, p in _open_entries(model) if not e.said}
     named = [tuple(e.change) for e, _ in entries.values() if e.change is not None]
     unnamed = [f'{_name(e.fn)} at {p}' for e, p in entries.values() if e.change is None]
-    return named, [*unnamed, *_strangers(model)]
+    return [*named, *_replaced(model)], [*unnamed, *_strangers(model)]

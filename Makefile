@@ -99,7 +99,7 @@ docs-check: $(DEV)
 	@$(PY) tools/docs.py
 
 pytest: $(DEV)
-	@BROWSER_PATH="$${BROWSER_PATH:-$$(sh tools/system.sh --which)}" $(PY) -m pytest tests -q -n $(N_WORKERS) --dist loadfile --durations=5
+	@BROWSER_PATH="$${BROWSER_PATH:-$$(sh tools/system.sh --which)}" $(PY) -m pytest tests -q -n $(N_WORKERS) --dist loadfile --timeout=900 --durations=5
 
 system:
 	@sh tools/system.sh

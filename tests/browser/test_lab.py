@@ -28,8 +28,10 @@ def command(page, name, **args):
 def open_lab(page, address):
     page.set_default_timeout(120 * SECONDS)
     page.goto(address)
-    now = 'window.jupyterapp?.shell?.currentWidget?.sessionContext'
-    page.wait_for_function(f'() => {now}?.session?.kernel?.connectionStatus == "connected"', timeout=120 * SECONDS)
+    # JupyterLab opens the notebooks of the last page as well: wait until the one asked for is in front
+    now, name = 'window.jupyterapp?.shell?.currentWidget?.sessionContext', address.split('?')[0].rsplit('/', 1)[1]
+    front = f'{now}?.path?.endsWith({json.dumps(name)}) && {now}?.session?.kernel?.connectionStatus == "connected"'
+    page.wait_for_function(f'() => {front}', timeout=120 * SECONDS)
     # before the widget manager listens, widgets are lost on their way
     listens = f'() => "jupyter.widget" in ({now}.session?.kernel?._targetRegistry || {{}})'
     page.wait_for_function(listens, timeout=120 * SECONDS)

@@ -4,9 +4,11 @@ import torch
 
 from mmneuron_nb import open_store, record
 from mmneuron_nb.errors import ModelError, StoreError
+from mmneuron_nb.models.fingerprint import changed
 from mmneuron_nb.models.hooks import hooked
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
+from mmneuron_nb.testing.zoo import ZOO, tiny_vlm
 
 SAMPLES = tiny_samples(12, seed=2)
 OPTIONS = dict(top=4, random=2, order=3, progress=False)
@@ -121,3 +123,22 @@ def test_hooks_of_every_module_and_replaced_forwards_count(vlm):
     del down.forward
     assert changed.manifest['model']['changes'][0][0] == 'forward of ' + vlm.sites('lm')[0].down
     with pytest.raises(StoreError, match='changes'): plain.merge(changed)
+
+@pytest.mark.parametrize('name', ZOO)
+def test_a_model_at_work_stays_what_it_was_taken_for(name):
+    vlm = VLM(*tiny_vlm(name))
+    batch = vlm.encode(SAMPLES[:2])
+    vlm.forward(batch)
+    vlm.activations(batch, vlm.modules[0])
+    vlm.generate(SAMPLES[:1], max_new_tokens=2)
+    assert changed(vlm.as_taken, vlm.model) == []
+
+def test_a_number_beside_the_weights_is_another_model(vlm, tmp_path):
+    record(vlm, SAMPLES, out=tmp_path/'run.zarr', **OPTIONS)
+    attention, rotary = vlm.model.model.language_model.layers[0].self_attn, vlm.model.model.language_model.rotary_emb
+    for part, name, value in ((attention, 'scaling', attention.scaling*2), (rotary, 'inv_freq', rotary.inv_freq*2)):
+        before = getattr(part, name)
+        setattr(part, name, value)
+        with pytest.raises(StoreError, match='changes'): open_store(tmp_path/'run.zarr').attach(vlm, SAMPLES)
+        setattr(part, name, before)
+    open_store(tmp_path/'run.zarr').attach(vlm, SAMPLES)

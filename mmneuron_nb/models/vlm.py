@@ -19,7 +19,7 @@ from .describe import Describing
 from .determinism import steady
 from .encoding import Batch, encode
 from .families import CHAT
-from .fingerprint import fingerprint
+from .fingerprint import attributes, fingerprint
 from .generation import Generating
 from .hooks import hooked, stopping, tracing
 from .layout import find_template
@@ -167,6 +167,7 @@ class VLM(Running, Generating, Checking, Describing, Loading, ShownBy):
         chat = self.adapter.chat and find_template(processor)
         self.template = template or chat or self.adapter.template or replace(CHAT, before=f'USER: {mark}\n')
         self._sites, self.cls = find_sites(self.model, self.adapter)
+        self.as_taken = attributes(self.model) # what was changed since belongs to the fingerprint
 
     @property
     def modules(self): return tuple(self._sites)

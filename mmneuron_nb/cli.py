@@ -19,13 +19,15 @@ def run_command(argv=None):
     a = vars(p.parse_args(argv))
     command, as_json, quiet = a.pop('command'), a.pop('json'), a.pop('quiet')
     if 'reader' in a: a['reader'] = dict(a['reader'])
+    flags = p.flags[command]
     if 'address' in a:
         address = a.pop('address')
         a['engine_options'] = dict(a['engine_options']) | (dict(address=address) if address else {}) or None
+        if address: flags = flags | dict(engine_options='--address')
     commands = dict(demo=demo, record=record_command, describe=describe_command, report=report_command)
     try: out = commands[command](**a, progress=not (quiet or as_json))
     except MMNeuronError as e:
-        message = told(e, p.flags[command])
+        message = told(e, flags)
         words = json.dumps(dict(error=type(e).__name__, message=message)) if as_json else f'mmneuron: {message}'
         print(words, file=sys.stderr)
         return 1

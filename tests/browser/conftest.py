@@ -118,7 +118,7 @@ def lab(tmp_path_factory):
             except OSError: time.sleep(.5)
         if server.poll() is not None:
             pytest.fail(f'JupyterLab did not start: {(home / "lab.log").read_text()[-1500:]}', pytrace=False)
-        yield f'http://127.0.0.1:{port}/lab/tree/%s?token={token}&reset', work
+        yield f'http://127.0.0.1:{port}/lab/tree/%s?token={token}', work
     finally:
         server.terminate()
         try: server.wait(20)

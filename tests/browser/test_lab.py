@@ -2,7 +2,7 @@
 
 The notebook is `nbs/tutorials/01_tour.ipynb`, or what MMNEURON_TOUR names; it shows one HistogramDashboard and one
 LayerDashboard."""
-import json, os, shutil, time
+import itertools, json, os, shutil, time
 from pathlib import Path
 import pytest
 from conftest import ROOT, SHOTS, Watch, overprints, ways_out
@@ -25,10 +25,13 @@ def command(page, name, **args):
     return page.evaluate('([n, a]) => window.jupyterapp.commands.execute(n, a)', [name, args])
 
 
+WORKSPACES = (f'page-{k}' for k in itertools.count())
+
+
 def open_lab(page, address):
     page.set_default_timeout(120 * SECONDS)
-    page.goto(address)
-    # JupyterLab opens the notebooks of the last page as well: wait until the one asked for is in front
+    # a workspace of its own: JupyterLab opens what the last page had open as well, and either may come to the front
+    page.goto(address.replace('/lab/', f'/lab/workspaces/{next(WORKSPACES)}/'))
     now, name = 'window.jupyterapp?.shell?.currentWidget?.sessionContext', address.split('?')[0].rsplit('/', 1)[1]
     front = f'{now}?.path?.endsWith({json.dumps(name)}) && {now}?.session?.kernel?.connectionStatus == "connected"'
     page.wait_for_function(f'() => {front}', timeout=120 * SECONDS)

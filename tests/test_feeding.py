@@ -10,7 +10,8 @@ import torch
 from mmneuron_nb.errors import SampleError
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.hooks import hooked
-from mmneuron_nb.models.sites import Point, path_of
+from mmneuron_nb.models.points import Point
+from mmneuron_nb.models.sites import path_of
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.testing.zoo import ZOO, tiny_vlm
 from mmneuron_nb.recording import recorder, local

@@ -7,7 +7,8 @@ import torch
 
 from mmneuron_nb.errors import ModelError
 from mmneuron_nb.models.hooks import hooked
-from mmneuron_nb.models.sites import SITES, STREAMS
+from mmneuron_nb.models.points import STREAMS
+from mmneuron_nb.models.sites import SITES
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.testing.zoo import ZOO, tiny_vlm

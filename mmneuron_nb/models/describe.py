@@ -13,7 +13,7 @@ from ..errors import ModelError
 from ..data.samples import Sample
 from .adapters import adapter_for
 from .loading import read_config
-from .sites import find_sites
+from .sites import find_structure
 
 # %% ../../nbs/api/models/13_describe.ipynb #6e4376e8
 def _module_row(module, sites): # of the table below, a dict
@@ -45,7 +45,10 @@ def skeleton(config): # a transformers configuration, or a folder or hub id that
 def describe_config(config): # a transformers configuration, or a folder or hub id that holds one
     "`site_table` of a model that was not loaded; no weights are read. Raises `ModelError`."
     model = skeleton(config)
-    return site_table(find_sites(model, adapter_for(model))[0])
+    found = find_structure(model, adapter_for(model))
+    table = site_table(found.sites)
+    table.attrs['left_out'] = [str(f) for f in found.left_out]
+    return table
 
 # %% ../../nbs/api/models/13_describe.ipynb #506c02f1
 def grid_words(layout):
@@ -77,5 +80,6 @@ class Describing:
         table['MLP MB'] = [_size(mlps(m))[1] for m in table.index]
         n, megabytes = _size(self.model.parameters())
         table.attrs = dict(model=self.name, adapter=self.adapter.name, device=str(self.device), parameters=n,
-                           megabytes=megabytes, context=self.context, image=tuple(size))
+                           megabytes=megabytes, context=self.context, image=tuple(size),
+                           left_out=[str(f) for f in self.left_out])
         return table

@@ -11,7 +11,6 @@ from itertools import product
 import torch
 from ..errors import ModelError
 from .hooks import hooked
-from .sites import layer_path
 from .trial import probe_samples, tolerance
 
 # %% ../../nbs/api/models/09_unembedding.ipynb #0e3b0006
@@ -65,9 +64,9 @@ def _settings(config): # (scales, caps) that a configuration, or that of its tex
     scales = [1., *named('logit_scale'), *(1/v for v in named('logits_scaling'))]
     return list(dict.fromkeys(scales)), list(dict.fromkeys([None, *named('final_logit_softcapping')]))
 
-def candidates(model, sites):
-    "Everything that the end of a model may be, a list of `Unembedding`s; `sites`: of its language model."
-    stack = model.get_submodule(layer_path(sites, len(sites) - 1).rpartition('.')[0].rpartition('.')[0])
+def candidates(model, layer):
+    "Everything that the end of a model may be, a list of `Unembedding`s; `layer`: path of its last one."
+    stack = model.get_submodule(layer.rpartition('.')[0].rpartition('.')[0])
     named = lambda word: [m for n, m in stack.named_children() if word in n.lower() and list(m.parameters())]
     norms, projects = [*named('norm'), None], [*named('project_out'), None]
     ends = product(norms, projects, *_settings(model.config))
@@ -88,9 +87,9 @@ def find_unembedding(vlm, batch=None, tried=None):
     h, logits = tried or last_stream(vlm, batch)
     keep = batch.inputs['attention_mask'].bool()
     want = logits[keep.to(logits.device)].float()
-    own = vlm.adapter.unembedding
+    own, last = vlm.adapter.unembedding, vlm.points('block')[-1].path
     with torch.inference_mode():
-        off = [(_off(u, h, keep, want), u) for u in ([own(vlm)] if own else candidates(vlm.model, vlm.sites('lm')))]
+        off = [(_off(u, h, keep, want), u) for u in ([own(vlm)] if own else candidates(vlm.model, last))]
     worst, best = min(off, key=lambda o: o[0])
     if not worst <= tolerance(vlm)*max(1., want.abs().max().item()):
         raise ModelError(f'The logit lens of the last layer of this {vlm.name} and its logits differ by {worst:.3g};',

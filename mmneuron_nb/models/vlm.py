@@ -24,7 +24,8 @@ from .generation import Generating
 from .hooks import hooked, stopping, tracing
 from .layout import find_template
 from .loading import Loading
-from .sites import KINDS, SITES, STREAMS, find_sites, input_point, patch_point, streams
+from .points import KINDS, STREAMS, input_point, patch_point, streams
+from .sites import SITES, find_structure
 from .unembedding import find_unembedding
 
 # %% ../../nbs/api/models/14_vlm.ipynb #1f48876a
@@ -76,15 +77,20 @@ class Pointing:
         check_choice('site', site, SITES, SiteError)
         self._check_module(module)
         modules = [module] if module else self.modules
-        return self._only([replace(s, site=site) for m in modules for s in self._sites[m]], layers)
+        found = [replace(s, site=site) for m in modules for s in self._sites[m]]
+        if site == 'act' and (bare := next((s for s in found if not s.act), None)):
+            raise SiteError(f'{bare} cannot be read: the activation function of {bare.mlp} is no part of the model;',
+                            "use site='post', what its down projection reads.", option='site')
+        return self._only(found, layers)
 
     def points(self, kind, module='lm', layers=None):
         "`Point`s of one `kind` (a stream, 'patches', 'inputs'; or `Site`s: 'act', 'post'); raises `SiteError`."
         check_choice('kind', kind, KINDS, SiteError)
         if kind in SITES: return self.sites(module, kind, layers)
         if kind in STREAMS:
-            self._check_module(module)
-            return self._only(streams(self.model, self._sites[module], kind), layers)
+            if module != 'lm' or not self.layers: self._check_module(module)
+            paths = self.layers if module == 'lm' else []
+            return self._only(streams(self.model, self._sites.get(module, []), kind, paths), layers)
         point = (patch_point if kind == 'patches' else input_point)(self.model)
         if point is None: raise SiteError(f'No {kind} were found in this {self.name}.', option='kind')
         return [point]
@@ -166,7 +172,8 @@ class VLM(Running, Generating, Checking, Describing, Loading, ShownBy):
         self.special = sorted({self.image_token, mark, *self.tokenizer.all_special_tokens})
         chat = self.adapter.chat and find_template(processor)
         self.template = template or chat or self.adapter.template or replace(CHAT, before=f'USER: {mark}\n')
-        self._sites, self.cls = find_sites(self.model, self.adapter)
+        found = find_structure(self.model, self.adapter)
+        self._sites, self.cls, self.layers, self.left_out = found.sites, found.class_tokens, found.layers, found.left_out
         self.as_taken = attributes(self.model) # what was changed since belongs to the fingerprint
 
     @property

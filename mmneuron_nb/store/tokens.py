@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 from ..errors import OptionError, StoreError, check_whole
-from ..names import PAD, VISUAL, neuron_name, parse_neuron
+from ..names import PAD, VISUAL, neuron_name, parse_neuron, OF_TOKENS
 from ..display import ShownBy
 from ..data.samples import load_image
 from ..running.batching import domain_of
@@ -73,7 +73,7 @@ def token_strings(tokenizer, ids):
 
 def words_of(vlm, module, ids):
     "Words of the token ids that a module reads: a Q-Former has its own tokenizer, other modules of images have none."
-    if module == 'lm': return token_strings(vlm.tokenizer, ids)
+    if module in OF_TOKENS: return token_strings(vlm.tokenizer, ids)
     if module == 'qformer': return token_strings(vlm.processor.qformer_tokenizer, ids)
     return [vlm.image_token]*len(ids)
 

@@ -21,7 +21,8 @@ from ..names import PAD
 from ..running.batching import domain_of, encode_batch, for_each_batch, sample_hash, token_count
 from ..running.limits import Limits, in_parts, out_of_memory
 from ..running.prefetch import signals_wait
-from ..statistics.base import Acts, Counted, reduced
+from ..statistics.base import Acts, Counted
+from ..statistics.built_in import reduced
 from ..statistics.order import Plan, read
 from ..statistics.state import Options, RunState
 from ..statistics.token_rows import coded

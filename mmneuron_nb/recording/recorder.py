@@ -16,7 +16,8 @@ from ..models.vlm import VLM
 from .local import Run, run_local, sites_of
 from ..running.batching import check_runnable
 from ..running.limits import Limits
-from ..statistics.state import Options, RunState, statistics_of
+from ..statistics.built_in import statistics_of
+from ..statistics.state import Options, RunState
 from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, lost_manifest
 from ..store.files import make_manifest, read_manifest, refuse_other, standing, write_store
 from ..store.repair import hit_layers, replace_facts, replace_files

@@ -59,9 +59,8 @@ class Run:
     @cached_property
     def key(self):
         "What makes two runs the same run: model, options, and the hash of each sample."
-        options = json.loads(json.dumps(asdict(self.options)))
         data = {str(s.id): sample_hash(s) for s in self.samples}
-        return dict(model=self.vlm.fingerprint(), options=options, data=data)
+        return dict(model=self.vlm.fingerprint(), options=json.loads(json.dumps(asdict(self.options))), data=data)
 
     def empty_state(self, sites=None): # sites: some of the run's
         "A `RunState` that knows nothing yet."

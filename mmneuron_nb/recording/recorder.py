@@ -52,7 +52,8 @@ ENGINES = ('local', 'ray')
 def engine_of(name, options=None):
     "The engine of this name; raises `OptionError`, or `ExtraMissing` where there is no Ray."
     if check_choice('engine', name, ENGINES) == 'ray':
-        from mmneuron_nb.recording.ray_engine import ray_options, run_ray
+        from mmneuron_nb.recording.ray_engine import run_ray
+        from mmneuron_nb.recording.ray_work import ray_options
         return partial(run_ray, options=ray_options(options))
     if options is None or isinstance(options, dict) and not options: return run_local
     raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose `engine='ray'`.",

@@ -10,7 +10,8 @@ import torch
 
 from mmneuron_nb.recording import local
 from mmneuron_nb.running.batching import domain_of
-from mmneuron_nb.statistics.state import Options, RunState, statistics_of
+from mmneuron_nb.statistics.built_in import statistics_of
+from mmneuron_nb.statistics.state import Options, RunState
 from mmneuron_nb.statistics.order import make_key
 
 HUGE = 3e38

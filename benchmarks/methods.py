@@ -1,4 +1,6 @@
-"""What `recording.py` compares: the forward pass alone, recording, and other ways to a top 50 of every neuron. All take a batch at a time."""
+"""What `recording.py` compares: the forward pass alone, recording, and other ways to a top 50 of every neuron.
+
+All take a batch at a time."""
 import copy, math, tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +10,8 @@ import torch
 
 from mmneuron_nb.recording import local
 from mmneuron_nb.running.batching import domain_of
-from mmneuron_nb.statistics.state import Options, RunState, statistics_of
+from mmneuron_nb.statistics.built_in import statistics_of
+from mmneuron_nb.statistics.state import Options, RunState
 from mmneuron_nb.statistics.order import make_key
 
 HUGE = 3e38
@@ -21,7 +24,8 @@ class Plain:
         self.sites = [s for m in modules for s in vlm.sites(m)]
 
     def batch(self, group, batch): # the samples, and their `Batch` on the host
-        with torch.inference_mode(): self.vlm.model(**batch.to(self.vlm.device, self.vlm.dtype).inputs, use_cache=False, logits_to_keep=1)
+        inputs = batch.to(self.vlm.device, self.vlm.dtype).inputs
+        with torch.inference_mode(): self.vlm.model(**inputs, use_cache=False, logits_to_keep=1)
 
     def end(self): pass
 
@@ -32,7 +36,7 @@ class Steady(Plain):
 
 
 class Ours(Plain):
-    "`options`: of `record`; `of`: begin as in the middle of a run of so many samples, with `best` maxima of these samples."
+    "`options`: of `record`; `of`: begin as in a run of so many samples, with `best` maxima of these samples."
     def __init__(self, vlm, samples, modules, folder, of=0, best=None, **options):
         super().__init__(vlm, samples, modules, folder)
         objects = statistics_of(options.pop('stats', ()))
@@ -48,8 +52,9 @@ class Ours(Plain):
         for m, st in self.state.modules.items():
             for top, b in zip(st.top, best[m]):
                 enter = n*rate(top.n, of) + torch.rand(top.width, generator=torch.Generator().manual_seed(0))
-                floor = torch.where(enter >= 1, b.gather(1, (enter.long()[:, None] - 1).clamp(0, b.shape[1] - 1))[:, 0], HUGE)
-                value = torch.full((top.width, top.n), HUGE).index_copy_(1, torch.tensor([top.n - 1]), floor[:, None])
+                at = (enter.long()[:, None] - 1).clamp(0, b.shape[1] - 1)
+                value = torch.full((top.width, top.n), HUGE)
+                value[:, -1] = torch.where(enter >= 1, b.gather(1, at)[:, 0], HUGE)
                 top.key, top.floor = make_key(value, torch.arange(top.n)).to(top.key.device), None
                 top.room = 2*rate(top.n, of)*top.width
                 if not top.kind: continue
@@ -78,9 +83,12 @@ class Maxima(Plain):
     "A running top 50 per neuron, as one would write it on top of a library that hands over activations."
     copied = True
     def keep(self, name, x, roles): # x [B, T, I]; the maximum over all tokens that are not pads
-        top = x.masked_fill(roles[:, :x.shape[1], None] == 0, -torch.inf).amax(1).T if x.shape[1] == roles.shape[1] else x.amax(1).T
+        if x.shape[1] == roles.shape[1]: x = x.masked_fill(roles[..., None] == 0, -torch.inf)
+        top = x.amax(1).T
         number = torch.arange(self.n, self.n + top.shape[1]).expand_as(top)
-        value, sample = (torch.cat([a, b], 1) for a, b in zip(self.__dict__.setdefault('top', {}).get(name, (top[:, :0], number[:, :0])), (top, number)))
+        empty = top[:, :0], number[:, :0]
+        before = self.__dict__.setdefault('top', {}).get(name, empty)
+        value, sample = (torch.cat([a, b], 1) for a, b in zip(before, (top, number)))
         v, at = value.topk(min(50, value.shape[1]), 1)
         self.top[name] = v, sample.gather(1, at)
 
@@ -107,8 +115,10 @@ class TransformerLens(Maxima):
     def read(self, batch):
         inputs = dict(batch.inputs)
         heads = ('blocks', 'vision_encoder')[:1 + ('vision' in self.modules)]
-        with torch.inference_mode(): _, cache = wrapped(self.vlm, 'tl', self.copied).run_with_cache(
-            inputs.pop('input_ids'), names_filter=lambda n: n.startswith(heads) and n.endswith('mlp.out.hook_in'), use_cache=False, logits_to_keep=1, **inputs)
+        model, ids = wrapped(self.vlm, 'tl', self.copied), inputs.pop('input_ids')
+        wanted = lambda n: n.startswith(heads) and n.endswith('mlp.out.hook_in')
+        with torch.inference_mode():
+            _, cache = model.run_with_cache(ids, names_filter=wanted, use_cache=False, logits_to_keep=1, **inputs)
         return cache.items()
 
 
@@ -120,15 +130,17 @@ def wrapped(vlm, how, copied): # both change the modules of the model that they 
         return nnsight.NNsight(model)
     from transformer_lens.model_bridge import TransformerBridge
     model.config.architectures, tok = [type(model).__name__], copy.deepcopy(vlm.tokenizer)
-    tok.init_kwargs |= dict(name_or_path='', add_bos_token=True) # else it would load the tokenizer anew, from where there is none
-    return TransformerBridge.boot_transformers(type(model).__name__, hf_model=model, tokenizer=tok, device=vlm.device, dtype=vlm.dtype)
+    tok.init_kwargs |= dict(name_or_path='', add_bos_token=True) # else it would load the tokenizer from where none is
+    return TransformerBridge.boot_transformers(type(model).__name__, hf_model=model, tokenizer=tok,
+                                               device=vlm.device, dtype=vlm.dtype)
 
 
 class Naive(Plain):
     "Every activation of every layer into a file, then sorted."
     def batch(self, group, batch):
         self.files, seen = getattr(self, 'files', {}), {}
-        with local.hooked(self.vlm.model, self.sites, lambda s, x: seen.__setitem__(s, batch.layouts[s.module].gather(x))): super().batch(group, batch)
+        def keep(s, x): seen[s] = batch.layouts[s.module].gather(x)
+        with local.hooked(self.vlm.model, self.sites, keep): super().batch(group, batch)
         for s, x in seen.items():
             file = Path(self.folder)/f'{s.module}.{s.layer}.{len(self.files.setdefault(s, []))}.npy'
             np.save(file, x.half().numpy())
@@ -140,9 +152,13 @@ class Naive(Plain):
             top.float().sort(0, descending=True).values[:50]
 
 
-EVERYTHING = dict(max=dict(top=1, order=1, random=0, domains=False), all={}, more=dict(stats=('power_sums', 'role_maximum')), rows=dict(keep_tokens=True))
-ROWS = dict(plain='plain forward', steady='plain forward, same bits in all batches', max='record max only', all='record everything', more='everything + Moments + RoleMaximum',
-            rows='everything + token rows', naive='dump all as fp16, then sort', nnsight='nnsight, running top 50', tl='TransformerLens, running top 50 (a)')
+EVERYTHING = dict(max=dict(top=1, order=1, random=0, domains=False), all={},
+                  more=dict(stats=('power_sums', 'role_maximum')), rows=dict(keep_tokens=True))
+ROWS = dict(plain='plain forward', steady='plain forward, same bits in all batches',
+            max='record max only', all='record everything',
+            more='everything + Moments + RoleMaximum', rows='everything + token rows',
+            naive='dump all as fp16, then sort', nnsight='nnsight, running top 50',
+            tl='TransformerLens, running top 50 (a)')
 PACKAGE = dict(nnsight=('nnsight', 'nnsight==0.8.1'), tl=('transformer_lens', 'transformer-lens==4.3.0'))
 MAKE = dict(plain=Plain, steady=Steady, naive=Naive, nnsight=Nnsight, tl=TransformerLens)
 

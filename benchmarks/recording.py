@@ -22,7 +22,7 @@ import torch
 from mmneuron_nb import VLM, record, scenes
 from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.recording import local
-from mmneuron_nb.statistics import base, order, top
+from mmneuron_nb.statistics import built_in, order, top
 from mmneuron_nb.running.batching import batches, encode_batch
 from mmneuron_nb.running.limits import Limits
 from mmneuron_nb.store.storage import sizes
@@ -217,9 +217,9 @@ def profile(a):
         (order, 'maxima', 'maxima'), (order, 'not_finite', 'not_finite'),
         (order.TopN, 'admit', 'admission'), (top.TopSamples, 'reduce', 'admission'),
         (top, 'order_statistics', 'order statistics'), (top, 'coded', 'token rows'),
-        (base, 'active_counts', 'active counts'), (base.ActiveCounts, 'reduce', 'active counts'),
-        (top.RandomSamples, 'reduce', 'random'), (base.RoleMaximum, 'reduce', 'role maxima'),
-        (base.Moments, 'reduce', 'moments'), (local, 'commit', 'commit'), (top.TopSamples, 'flush', 'flush'),
+        (built_in, 'active_counts', 'active counts'), (built_in.ActiveCounts, 'reduce', 'active counts'),
+        (top.RandomSamples, 'reduce', 'random'), (built_in.RoleMaximum, 'reduce', 'role maxima'),
+        (built_in.Moments, 'reduce', 'moments'), (local, 'commit', 'commit'), (top.TopSamples, 'flush', 'flush'),
         (VLM, 'forward', 'forward, hooks and rest')]
     for owner, name, label in parts: wrap(owner, name, label)
     vlm, samples = load(a.model), pictures(a.model, a.n)

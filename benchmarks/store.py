@@ -1,9 +1,11 @@
-"""A store at the size of LLaVA-1.5-7B's language model (32 x 11,008 neurons, top 50, K = 8, 50 random samples x 9 shares, 5 domains, 23,000 samples).
+"""A store at the size of LLaVA-1.5-7B's language model.
 
-    python benchmarks/store.py [--layers 32 --width 11008 --tokens 704 --folder DIR --keep]     # --tokens: token rows as well, 13 GB
+    python benchmarks/store.py [--layers 32 --width 11008 --tokens 704 --folder DIR --keep]
 
-Written a layer at a time, so that memory stays small; then opened and asked. Values have the 8 bits of bfloat16, as a recording of such a model has.
-Reads are of files that the system may still hold in memory; the first neuron is the first read after opening.
+It has 32 x 11,008 neurons, top 50, K = 8, 50 random samples x 9 shares, 5 domains, 23,000 samples; with --tokens also
+token rows, 13 GB. Written a layer at a time, so that memory stays small; then opened and asked. Values have the 8 bits
+of bfloat16, as a recording of such a model has. Reads are of files that the system may still hold in memory; the first
+neuron is the first read after opening.
 """
 import argparse, resource, shutil, statistics, tempfile, time
 from pathlib import Path
@@ -36,14 +38,23 @@ def layer(l, width, samples, rng, tokens, top=50, order=8, random=50):
     "The Dataset of one layer: maxima over many tokens, the next largest below them, a few tokens of random samples."
     scale = rng.lognormal(0, .5, (width, 1))
     high = np.sort(scale*(2 + rng.gumbel(0, .6, (width, top))), 1)[:, ::-1]
-    below = lambda part: bf16(silu(high[..., None]*part*np.sort(rng.beta(8, 2, (width, top, order)), 2)[..., ::-1]))
+    def below(part):
+        falling = np.sort(rng.beta(8, 2, (width, top, order)), 2)[..., ::-1]
+        return bf16(silu(high[..., None]*part*falling))
+    def share(mean):
+        falling = np.sort(rng.normal(mean, 1, (width, random, len(SHARES))), 2)[..., ::-1]
+        return bf16(silu(scale[..., None]*falling))
     visual, text = below(1.), below(.7)
-    share = lambda m: bf16(silu(scale[..., None]*np.sort(rng.normal(m, 1, (width, random, len(SHARES))), 2)[..., ::-1]))
-    arrays = dict(top_value=np.maximum(visual[..., 0], text[..., 0]), top_sample=rng.integers(samples, size=(width, top), dtype=np.int32), top_visual=visual, top_text=text,
-                  random_max=bf16(silu(scale*(1.5 + rng.gumbel(0, .6, (width, random))))), random_visual=share(-.5), random_text=share(-.8),
+    arrays = dict(top_value=np.maximum(visual[..., 0], text[..., 0]),
+                  top_sample=rng.integers(samples, size=(width, top), dtype=np.int32),
+                  top_visual=visual, top_text=text,
+                  random_max=bf16(silu(scale*(1.5 + rng.gumbel(0, .6, (width, random))))),
+                  random_visual=share(-.5), random_text=share(-.8),
                   active=rng.integers(2_600_000, size=(width, len(DOMAINS), 4)))
     if tokens: # a byte each, few of them large
-        arrays |= dict(top_row=np.minimum(rng.standard_exponential((width, top, tokens), np.float32)*25, 255).astype(np.uint8), top_range=bf16(rng.normal(size=(width, top, 4))))
+        row = rng.standard_exponential((width, top, tokens), np.float32)*25
+        arrays |= dict(top_row=np.minimum(row, 255).astype(np.uint8),
+                       top_range=bf16(rng.normal(size=(width, top, 4))))
     shared = dict(random_sample=np.arange(random, dtype=np.int32), tokens=np.full((len(DOMAINS), 4), 2_600_000))
     data = {k: (DIMS[k], v[None]) for k, v in arrays.items()} | {k: (DIMS[k], v) for k, v in shared.items()}
     return xr.Dataset(data, dict(layer=[l], share=[float(s) for s in SHARES]))
@@ -54,7 +65,8 @@ def table(samples, rng):
     ragged = dict(token_ids=(110, 32_000), runs=(10, 600), boxes=(0, 1))
     out = dict(domain=('sample', rng.integers(len(DOMAINS), size=samples, dtype=np.int32)))
     for k, (n, most) in ragged.items():
-        out |= {k: (f'{k}_item', rng.integers(most, size=n*samples, dtype=np.int32)), f'{k}_at': ('edge', np.arange(samples + 1)*n)}
+        out[k] = f'{k}_item', rng.integers(most, size=n*samples, dtype=np.int32)
+        out[f'{k}_at'] = 'edge', np.arange(samples + 1)*n
     return xr.Dataset(out)
 
 
@@ -64,9 +76,12 @@ def write(folder, layers, width, samples, tokens):
     write_group(folder, 'samples', table(samples, rng))
     sites = [Site('lm', l, width, 'act', f'l{l}', f'l{l}.act', f'l{l}.down', True) for l in range(layers)]
     ids = [f'sample-{i:06}' for i in range(samples)]
-    state = SimpleNamespace(opts=Options(keep_tokens=bool(tokens)), domains=DOMAINS, sites=dict(lm=sites), table=dict.fromkeys(ids), skipped={})
-    model = dict.fromkeys(('weights', 'config', 'tokenizer', 'image_processor', 'template'), '0') | dict(model='synthetic 7B', dtype='bfloat16')
-    write_seals(folder, make_manifest(state, model, dict(samples=dict.fromkeys(ids, '0123456789abcdef'))), dict(device='cpu'))
+    state = SimpleNamespace(opts=Options(keep_tokens=bool(tokens)), domains=DOMAINS, sites=dict(lm=sites),
+                            table=dict.fromkeys(ids), skipped={})
+    parts = ('weights', 'config', 'tokenizer', 'image_processor', 'template')
+    model = dict.fromkeys(parts, '0') | dict(model='synthetic 7B', dtype='bfloat16')
+    data = dict(samples=dict.fromkeys(ids, '0123456789abcdef'))
+    write_seals(folder, make_manifest(state, model, data), dict(device='cpu'))
 
 
 def timed(f, times=1):
@@ -85,15 +100,17 @@ def measure(path):
     opened, store = timed(lambda: open_store(path), 3)
     rows['open'] = (max(opened), 1.)
     ds = store.ds.drop_vars('top_row', errors='ignore')
-    neuron = lambda: ds.isel(layer=int(rng.integers(ds.sizes['layer'])), neuron=int(rng.integers(ds.sizes['neuron']))).load()
+    some = lambda dim: int(rng.integers(ds.sizes[dim]))
+    neuron = lambda: ds.isel(layer=some('layer'), neuron=some('neuron')).load()
     rows['one neuron, all arrays, first'] = (timed(neuron)[0][0], None)
     seconds = timed(neuron, 30)[0]
     rows['one neuron, all arrays, median of 30'] = (statistics.median(seconds), .02)
     rows['one neuron, all arrays, slowest of 30'] = (max(seconds), None)
     if 'top_row' in store.ds:
-        row = lambda: store.ds.top_row[int(rng.integers(ds.sizes['layer'])), int(rng.integers(ds.sizes['neuron']))].values
+        row = lambda: store.ds.top_row[some('layer'), some('neuron')].values
         rows['50 token rows of one neuron, median of 30'] = (statistics.median(timed(row, 30)[0]), .02)
-    one = lambda: [ds[k].isel(layer=int(rng.integers(ds.sizes['layer']))).values for k in ('top_value', 'top_visual', 'top_text')]
+    maxima = ('top_value', 'top_visual', 'top_text')
+    one = lambda: [ds[k].isel(layer=some('layer')).values for k in maxima]
     rows['one layer, maxima and order statistics, median of 5'] = (statistics.median(timed(one, 5)[0]), .2)
     rows['modality_types, all'] = (timed(lambda: modality_types(store))[0][0], 10.)
     rows['check(), all hashes'] = (timed(lambda: store.check(progress=False))[0][0], None)
@@ -102,7 +119,8 @@ def measure(path):
 
 def main():
     p = argparse.ArgumentParser()
-    for k, v in dict(layers=32, width=11_008, samples=23_000, tokens=0).items(): p.add_argument(f'--{k}', type=int, default=v)
+    for k, v in dict(layers=32, width=11_008, samples=23_000, tokens=0).items():
+        p.add_argument(f'--{k}', type=int, default=v)
     p.add_argument('--folder', help='where to write; default: a temporary folder, removed at the end')
     p.add_argument('--keep', action='store_true', help='leave the store there')
     a = p.parse_args()
@@ -115,10 +133,13 @@ def main():
         files = sizes(home/'run.zarr')
         array = lambda n: '/'.join(n.split('/')[:2])
         by = {k: sum(s for n, s in files.items() if array(n) == k)/1e6 for k in sorted(set(map(array, files)))}
-        print(f'{a.layers} x {a.width:,} neurons: {sum(files.values())/1e9:.2f} GB in {len(files)} files, written in {wrote:.0f} s (drawing included)')
+        print(f'{a.layers} x {a.width:,} neurons: {sum(files.values())/1e9:.2f} GB in {len(files)} files, '
+              f'written in {wrote:.0f} s (drawing included)')
         print('MB: ' + ', '.join(f'{k} {v:.0f}' for k, v in by.items() if v >= 1))
         for k, (sec, target) in measure(home/'run.zarr').items():
-            print(f'{k:55}{sec*1000:10,.1f} ms' + (f'   target {target*1000:,.0f} ms: {"kept" if sec <= target else "MISSED"}' if target else ''))
+            bar = ''
+            if target: bar = f'   target {target*1000:,.0f} ms: {"kept" if sec <= target else "MISSED"}'
+            print(f'{k:55}{sec*1000:10,.1f} ms{bar}')
         print(f'peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6:.1f} GB')
         if a.keep: print(home)
     finally:

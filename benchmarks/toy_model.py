@@ -1,8 +1,11 @@
-"""How well the shipped model sees: python benchmarks/toy_model.py [--scenes 500] [--model data/toy] [--json figures.json]
+"""How well the shipped model sees.
 
-Held-out scenes (seeds that training never used). Captions: F1 over (object, colour) pairs, and over objects alone. Questions: exact answers by
-kind. Two controls tell whether the picture is used: the same questions over another scene's picture, and the best answer that can be given
-blind, that is the commonest answer to the very same words. The model is loaded through transformers alone, as a stranger would.
+    python benchmarks/toy_model.py [--scenes 500] [--model data/toy] [--json figures.json]
+
+Held-out scenes (seeds that training never used). Captions: F1 over (object, colour) pairs, and over objects alone.
+Questions: exact answers by kind. Two controls tell whether the picture is used: the same questions over another scene's
+picture, and the best answer that can be given blind, that is the commonest answer to the very same words. The model is
+loaded through transformers alone, as a stranger would.
 """
 import argparse, json, os, re, time
 from collections import Counter, defaultdict
@@ -40,7 +43,8 @@ def answers(model, processor, images, prompts, size=50, tokens=12):
         text = [f'USER: <image>\n{p} ASSISTANT:' for p in prompts[i:i + size]]
         inputs = processor(images=images[i:i + size], text=text, return_tensors='pt', padding=True)
         with torch.inference_mode(): ids = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-        out += [t.strip() for t in processor.batch_decode(ids[:, inputs['input_ids'].shape[1]:], skip_special_tokens=True)]
+        new = ids[:, inputs['input_ids'].shape[1]:]
+        out += [t.strip() for t in processor.batch_decode(new, skip_special_tokens=True)]
     return out
 
 
@@ -64,8 +68,10 @@ def main():
     args = parser.parse_args()
     if args.threads: torch.set_num_threads(args.threads)
     began = time.time()
-    model, processor = AutoModelForImageTextToText.from_pretrained(args.model).eval(), AutoProcessor.from_pretrained(args.model)
-    parameters, size = sum(p.numel() for p in model.parameters()), sum(p.stat().st_size for p in Path(args.model).iterdir())
+    model = AutoModelForImageTextToText.from_pretrained(args.model).eval()
+    processor = AutoProcessor.from_pretrained(args.model)
+    parameters = sum(p.numel() for p in model.parameters())
+    size = sum(p.stat().st_size for p in Path(args.model).iterdir())
     print(f'{args.model}: {parameters:,} parameters, {size:,} bytes; {args.scenes} held-out scenes for each line\n')
     figures = dict(parameters=parameters, bytes=size, scenes=args.scenes)
 
@@ -80,8 +86,11 @@ def main():
     for domain in world.DOMAINS:
         at = [i for i, s in enumerate(some) if s.domain == domain]
         if at: figures['caption'][f'f1_{domain}'] = f1([pairs_in(said[i]) for i in at], [true[i] for i in at])
-    print('captions: F1 of (object, colour) {f1:.3f}, with another picture {f1_shuffled:.3f}; objects alone {f1_objects:.3f}; whole caption exact {exact:.3f}'.format(**figures['caption']))
-    print('          by domain ' + ', '.join(f"{d} {figures['caption'][f'f1_{d}']:.3f}" for d in world.DOMAINS if f'f1_{d}' in figures['caption']) + '\n')
+    c = figures['caption']
+    print(f"captions: F1 of (object, colour) {c['f1']:.3f}, with another picture {c['f1_shuffled']:.3f}; "
+          f"objects alone {c['f1_objects']:.3f}; whole caption exact {c['exact']:.3f}")
+    by_domain = ', '.join(f"{d} {c[f'f1_{d}']:.3f}" for d in world.DOMAINS if f'f1_{d}' in c)
+    print(f'          by domain {by_domain}\n')
 
     guess = blind()
     print(f'{"kind":9} {"accuracy":>9} {"shuffled":>9} {"blind":>7} {"majority":>9}   commonest mistake')
@@ -91,12 +100,16 @@ def main():
         said = answers(model, processor, images, prompts, tokens=16)
         control = answers(model, processor, images[1:] + images[:1], prompts, tokens=16)
         right = [a == s.answer for a, s in zip(said, some)]
-        wrong = Counter(f'{s.prompt} {s.answer}, not {a}' for a, s, ok in zip(said, some, right) if not ok).most_common(1)
-        line = dict(accuracy=sum(right) / len(some), shuffled=sum(a == s.answer for a, s in zip(control, some)) / len(some),
+        mistakes = Counter(f'{s.prompt} {s.answer}, not {a}' for a, s, ok in zip(said, some, right) if not ok)
+        wrong = mistakes.most_common(1)[0][0] if mistakes else ''
+        commonest = Counter(s.answer for s in some).most_common(1)[0][1]
+        line = dict(accuracy=sum(right) / len(some),
+                    shuffled=sum(a == s.answer for a, s in zip(control, some)) / len(some),
                     blind=sum(guess.get(s.prompt) == s.answer for s in some) / len(some),
-                    majority=Counter(s.answer for s in some).most_common(1)[0][1] / len(some))
+                    majority=commonest / len(some))
         figures[kind] = line
-        print(f'{kind:9} {line["accuracy"]:9.3f} {line["shuffled"]:9.3f} {line["blind"]:7.3f} {line["majority"]:9.3f}   {wrong[0][0] if wrong else ""}', flush=True)
+        shares = f'{line["accuracy"]:9.3f} {line["shuffled"]:9.3f} {line["blind"]:7.3f} {line["majority"]:9.3f}'
+        print(f'{kind:9} {shares}   {wrong}', flush=True)
     figures['seconds'] = time.time() - began
     print(f'\n{figures["seconds"]:.0f} s')
     if args.json: Path(args.json).write_text(json.dumps(figures, indent=1) + '\n')

@@ -11,7 +11,8 @@ from mmneuron_nb.testing.tiny import tiny_llava, tiny_samples
 from mmneuron_nb.models.vlm import VLM
 from mmneuron_nb.neurons import modality_types
 from mmneuron_nb.recording.recorder import record
-from mmneuron_nb.statistics.base import ActiveCounts, Acts, Counted, Moments, RoleMaximum, Statistic
+from mmneuron_nb.statistics.base import Acts, Counted, Statistic
+from mmneuron_nb.statistics.built_in import ActiveCounts, Moments, RoleMaximum
 from mmneuron_nb.statistics.order import Plan, TopN, make_key, split_key
 
 few = [0., -0., 1., -1., 1.5, 1e-45, -1e-45, 3e38, -3e38]  # few values: many ties

@@ -21,7 +21,8 @@ from ..names import PAD
 from ..running.batching import domain_of, encode_batch, for_each_batch, sample_hash, token_count
 from ..running.limits import Limits, in_parts, out_of_memory
 from ..running.prefetch import signals_wait
-from ..statistics.base import Acts, Counted, reduced
+from ..statistics.base import Acts, Counted
+from ..statistics.built_in import reduced
 from ..statistics.order import Plan, read
 from ..statistics.state import Options, RunState
 from ..statistics.token_rows import coded
@@ -58,9 +59,8 @@ class Run:
     @cached_property
     def key(self):
         "What makes two runs the same run: model, options, and the hash of each sample."
-        options = json.loads(json.dumps(asdict(self.options)))
         data = {str(s.id): sample_hash(s) for s in self.samples}
-        return dict(model=self.vlm.fingerprint(), options=options, data=data)
+        return dict(model=self.vlm.fingerprint(), options=json.loads(json.dumps(asdict(self.options))), data=data)
 
     def empty_state(self, sites=None): # sites: some of the run's
         "A `RunState` that knows nothing yet."

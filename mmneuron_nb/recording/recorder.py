@@ -16,7 +16,8 @@ from ..models.vlm import VLM
 from .local import Run, run_local, sites_of
 from ..running.batching import check_runnable
 from ..running.limits import Limits
-from ..statistics.state import Options, RunState, statistics_of
+from ..statistics.built_in import statistics_of
+from ..statistics.state import Options, RunState
 from ..store.files import Checkpoint, Unusable, damaged, foreign, load_checkpoint, lost_manifest
 from ..store.files import make_manifest, read_manifest, refuse_other, standing, write_store
 from ..store.repair import hit_layers, replace_facts, replace_files
@@ -51,7 +52,8 @@ ENGINES = ('local', 'ray')
 def engine_of(name, options=None):
     "The engine of this name; raises `OptionError`, or `ExtraMissing` where there is no Ray."
     if check_choice('engine', name, ENGINES) == 'ray':
-        from mmneuron_nb.recording.ray_engine import ray_options, run_ray
+        from mmneuron_nb.recording.ray_engine import run_ray
+        from mmneuron_nb.recording.ray_work import ray_options
         return partial(run_ray, options=ray_options(options))
     if options is None or isinstance(options, dict) and not options: return run_local
     raise OptionError("engine='local' has no options;", "leave `engine_options` out, or choose `engine='ray'`.",

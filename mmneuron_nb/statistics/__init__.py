@@ -1,4 +1,5 @@
 """What is kept of each neuron: small mergeable objects that one pass fills."""
-from .base import Moments, RoleMaximum, Statistic, moments
+from .base import Statistic
+from .built_in import Moments, RoleMaximum, moments
 
 __all__ = ['Statistic', 'Moments', 'RoleMaximum', 'moments']

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 from ..names import ROLES
 from ..statistics.order import SHARES
-from ..statistics.state import module_arrays, table_arrays
+from ..statistics.sample_table import table_arrays
+from ..statistics.state import module_arrays
 
 # %% ../../nbs/api/store/01_arrays.ipynb #7611044a
 def with_coords(ds, layers, domains):

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from ..errors import StoreError, shown
 from ..models.encoding import append_answer
 from ..running.batching import encode_batch, encode_sample, listed, sample_hash
-from ..statistics.state import table_row
+from ..statistics.sample_table import table_row
 
 # %% ../../nbs/api/store/03_attaching.ipynb #e988e01f
 SAME = ('model', 'weights', 'dtype', 'config', 'tokenizer', 'image_processor', 'template', 'changes') # of a fingerprint

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from ..errors import StoreError
 from ..models.sites import Site
-from ..statistics.state import Options, load_module, load_table, longest, module_arrays, sorted_ids
-from ..statistics.state import table_arrays
+from ..statistics.sample_table import load_table, longest, sorted_ids, table_arrays
+from ..statistics.state import Options, load_module, module_arrays
 from ..statistics.top import rows_of
 from .arrays import create_array, module_dataset, one_thread, sample_dataset, write_group
 from .storage import Lock, hashes, local_copy, make_folder, publish, read_sealed, remove_folder

@@ -9,7 +9,8 @@ __all__ = ['to_state', 'refuse_overlap', 'merged_facts', 'merged_pieces', 'write
 import numpy as np
 import torch
 from ..errors import StoreError, check_path, shown
-from ..statistics.state import RunState, load_module, load_table, merge
+from ..statistics.sample_table import load_table
+from ..statistics.state import RunState, load_module, merge
 from .attaching import same_model
 from .files import make_manifest, standing, write_store
 from .storage import Lock, make_folder, remove_folder

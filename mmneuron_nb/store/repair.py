@@ -8,7 +8,7 @@ __all__ = ['layer_position', 'hit_layers', 'write_layers', 'in_one_layer', 'repl
 # %% ../../nbs/api/store/09_repair.ipynb #fd2bea09
 import json, re, warnings
 from ..errors import StoreError
-from ..statistics.state import sorted_ids
+from ..statistics.sample_table import sorted_ids
 from .arrays import module_dataset, sample_dataset, write_group
 from .storage import hashes, put, remove_folder, scratch, sealed, sizes
 from ..writing import write_atomic, writing

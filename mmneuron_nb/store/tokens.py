@@ -16,7 +16,7 @@ from ..display import ShownBy
 from ..data.samples import load_image
 from ..running.batching import domain_of
 from ..statistics.order import CODES
-from ..statistics.state import table_row
+from ..statistics.sample_table import table_row
 from ..statistics.token_rows import decoded
 from .attaching import activations_of
 

@@ -90,7 +90,7 @@ def probe(vlm, inputs):
     "`{module: shape of its tensor for this sample, without width}`; one forward pass for inputs of the same shapes."
     key = tuple(sorted((k, tuple(v.shape)) for k, v in inputs.items()))
     if key not in vlm.probed:
-        rows, sites = {}, [vlm.sites(m)[0] for m in vlm.modules if m not in OF_TOKENS]
+        rows, sites = {}, [vlm.sites(m, 'post')[0] for m in vlm.modules if m not in OF_TOKENS]
         note = lambda s, a: rows.__setitem__(s.module, a.shape[:-1])
         with hooked(vlm.model, sites, note, reads=True): vlm.forward(Batch(inputs, {}))
         vlm.probed[key] = rows

@@ -10,6 +10,7 @@ __all__ = ['plain_logits', 'check_hooks', 'check_site', 'check_sites', 'entering
 import torch
 from ..errors import ModelError
 from .hooks import hooked
+from .residual import check_stream, check_sum
 from .sites import SITES
 from .trial import differs, probe_samples, tolerance
 from .unembedding import find_unembedding, last_stream
@@ -31,14 +32,15 @@ def _hooks(model): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) 
 
 def check_hooks(vlm, batch, plain):
     "Invariant 1: logits are the bits of `plain` also while all sites are read; an exception inside leaves no hook."
-    before = _hooks(vlm.model)
+    before, readable = _hooks(vlm.model), [s for site in SITES for s in vlm.sites(site=site) if s.path]
     for site in SITES:
-        with vlm.reading(lambda s, a: None, None, site): read = vlm.forward(batch, logits=True).logits
+        sites = [s for s in readable if s.site == site]
+        with hooked(vlm.model, sites, lambda s, a: None, reads=True): read = vlm.forward(batch, logits=True).logits
         if not torch.equal(read, plain):
             raise ModelError(f'Reading site {site!r} changes the logits by {(read - plain).abs().max().item():.3g};',
                              'switch off what makes this model random or stateful.')
     try:
-        with vlm.reading(lambda s, a: 1/0): vlm.forward(batch)
+        with hooked(vlm.model, readable, lambda s, a: 1/0, reads=True): vlm.forward(batch)
     except ZeroDivisionError: pass
     if _hooks(vlm.model) != before:
         raise ModelError(f'{_hooks(vlm.model) - before} hooks are left after an error;', 'please report this as a bug.')
@@ -95,7 +97,7 @@ def token_rows(vlm, samples, side):
     def take(s, x):
         for i, a in enumerate(lay[s.module].gather(x).cpu()):
             out[s.module, s.layer, s.site, samples[i].id] = a[~lay[s.module].pad[i]]
-    sites = [s for site in SITES for s in vlm.sites(site=site)]
+    sites = [s for site in SITES for s in vlm.sites(site=site) if s.path]
     with hooked(vlm.model, sites, take, reads=True): vlm.forward(b)
     return out
 
@@ -120,6 +122,8 @@ class Checking:
         logits = plain_logits(self, batch)
         check_hooks(self, batch, logits)
         check_sites(self, batch)
+        check_stream(self, samples[0])
+        check_sum(self, samples[0])
         check_visual(self, batch)
         self.unembedding = find_unembedding(self, batch, (last_stream(self, batch)[0], logits))
         check_batches(self, samples)

@@ -63,7 +63,7 @@ def passed(pairs, x):
     return x
 
 # %% ../../nbs/api/models/01_hooks.ipynb #4d0f0012
-PLACES = dict(post='argument', inputs='embeddings') # of a point, by kind; of all others: 'output'
+PLACES = dict(post='argument', enters='argument', inputs='embeddings') # of a point, by kind; of all others: 'output'
 GATES = weakref.WeakKeyDictionary() # module -> {place: Gate}
 
 class Gate:
@@ -71,7 +71,7 @@ class Gate:
     def __init__(self, part, place):
         self.part, self.place, self.pairs = weakref.ref(part), place, []
         if place == 'output': self.handle = part.register_forward_hook(self.output)
-        elif place == 'argument': self.handle = part.register_forward_pre_hook(self.argument)
+        elif place == 'argument': self.handle = part.register_forward_pre_hook(self.argument, with_kwargs=True)
         else: self.handle = part.register_forward_pre_hook(self.embeddings, with_kwargs=True)
 
     def seen(self, x):
@@ -89,9 +89,12 @@ class Gate:
         through = new is not x or point.kind == 'patches' and x.requires_grad # a view, on which a gradient is asked for
         return _put(point, out, new) if through else None
 
-    def argument(self, part, args):
-        new = self.seen(traced(args[0]))
-        return (new, *args[1:]) if new is not args[0] else None
+    def argument(self, part, args, kw):
+        name = None if args else next(k for k, v in kw.items() if torch.is_tensor(v)) # given by its name
+        x = args[0] if args else kw[name]
+        new = self.seen(traced(x))
+        if new is x: return None
+        return ((new, *args[1:]), kw) if args else (args, kw | {name: new})
 
     def embeddings(self, part, args, kw):
         x = kw.get('inputs_embeds')

@@ -77,11 +77,7 @@ class Pointing:
         check_choice('site', site, SITES, SiteError)
         self._check_module(module)
         modules = [module] if module else self.modules
-        found = [replace(s, site=site) for m in modules for s in self._sites[m]]
-        if site == 'act' and (bare := next((s for s in found if not s.act), None)):
-            raise SiteError(f'{bare} cannot be read: the activation function of {bare.mlp} is no part of the model;',
-                            "use site='post', what its down projection reads.", option='site')
-        return self._only(found, layers)
+        return self._only([replace(s, site=site) for m in modules for s in self._sites[m]], layers)
 
     def points(self, kind, module='lm', layers=None):
         "`Point`s of one `kind` (a stream, 'patches', 'inputs'; or `Site`s: 'act', 'post'); raises `SiteError`."

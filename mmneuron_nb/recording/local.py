@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from ..errors import OptionError
+from ..models.sites import check_readable
 from ..models.hooks import hooked
 from ..models.vlm import VLM
 from ..names import PAD
@@ -33,6 +34,7 @@ from ..store.files import Checkpoint
 def sites_of(vlm, options):
     "The `Site`s that `Options` ask for; raises `SiteError` for an unknown module, site or layer, `OptionError`."
     sites = [s for m in options.modules for s in vlm.sites(m, options.site, options.layers)]
+    check_readable(sites)
     if not sites: raise OptionError('No modules to record;', f'choose from {", ".join(vlm.modules)}.', option='modules')
     for m in options.modules:
         if len({s.width for s in sites if s.module == m}) > 1:

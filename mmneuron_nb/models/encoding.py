@@ -192,9 +192,10 @@ def collate(vlm,
     length, layouts = length or longest, {}
     for m in encoded[0].layouts:
         parts = [e.layouts[m] for e in encoded]
-        if m == 'lm': layouts['lm'] = layouts['shared'] = _stack_layouts(parts, length, padding_side)
+        if m == 'lm': layouts[m] = _stack_layouts(parts, length, padding_side)
         elif m == 'qformer': layouts[m] = _stack_layouts(parts, max(p.roles.shape[1] for p in parts))
         else: layouts[m] = _stack_layouts(parts)
+    if 'shared' in vlm.modules: layouts['shared'] = layouts['lm'] # the same tokens
     return Batch(_stack_inputs(vlm, encoded, length, padding_side), layouts, [e.sample for e in encoded])
 
 # %% ../../nbs/api/models/06_encoding.ipynb #dbe0afb9

@@ -75,8 +75,9 @@ def attributes(model):
             if k[0] == '_' or k in RUNNING: continue
             if isinstance(v, (bool, int, float, str)): out[f'{path}.{k}'] = repr(v)
             elif hasattr(v, '__qualname__'): out[f'{path}.{k}'] = v.__qualname__
-        for k, b in part.named_buffers(recurse=False):
-            if f'{path}.{k}' not in kept and not b.is_meta and not _adapting(part): out[f'{path}.{k}'] = digest([_bytes(b)])
+        buffers = {} if _adapting(part) else dict(part.named_buffers(recurse=False))
+        out |= {f'{path}.{k}': digest([_bytes(b)]) for k, b in buffers.items()
+                if f'{path}.{k}' not in kept and not b.is_meta}
     return out
 
 def changed(before, model):

@@ -182,7 +182,8 @@ class Wrapped(torch.nn.Module):
 def test_outputs_of_every_kind(kind):
     vlm = VLM(*tiny_llava(layers=2))
     named = namedtuple('Attention', 'states weights')
-    pack = {'list': list, 'named tuple': lambda out: named(*out), 'dict': lambda out: dict(states=out[0], weights=out[1]),
+    pack = {'list': list, 'named tuple': lambda out: named(*out),
+            'dict': lambda out: dict(states=out[0], weights=out[1]),
             'ModelOutput': lambda out: BaseModelOutput(last_hidden_state=out[0], attentions=(out[1],))}[kind]
     batch, point = vlm.encode(SAMPLES), vlm.points('attention', 'lm', [0])[0]
     plain = logits(vlm, batch)
@@ -190,7 +191,8 @@ def test_outputs_of_every_kind(kind):
     layer.self_attn = Wrapped(layer.self_attn, pack)
     assert torch.equal(logits(vlm, batch), plain)
     packed, seen = replace(point, path=point.path + '.pack'), []
-    with hooked(vlm.model, [packed], lambda p, x: x*0), hooked(vlm.model, [packed], lambda p, x: seen.append(x), reads=True):
+    with (hooked(vlm.model, [packed], lambda p, x: x*0),
+          hooked(vlm.model, [packed], lambda p, x: seen.append(x), reads=True)):
         changed = logits(vlm, batch)
     assert not torch.equal(changed, plain) and not seen[0].any()
 

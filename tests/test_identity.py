@@ -156,7 +156,8 @@ class Adapted(torch.nn.Module):
 def _differs(vlm, batch, plain, known):
     return not torch.equal(vlm.forward(batch).logits, plain), vlm.fingerprint() != known
 
-@pytest.mark.parametrize('what', ['class forward', 'tuple', 'same name', 'dict', 'private', 'training', 'autocast', 'attention'])
+@pytest.mark.parametrize('what', ['class forward', 'tuple', 'same name', 'dict', 'private', 'training', 'autocast',
+                                  'attention'])
 def test_what_changes_the_logits_changes_the_fingerprint(vlm, what, monkeypatch):
     layer = vlm.model.model.language_model.layers[0]
     layer.mlp = Adapted(layer.mlp)

@@ -90,7 +90,8 @@ def _own(part, kept): # (name, text) of what one module holds; `kept`: names tha
         if k in OWN or k in RUNNING or k == 'training' and not _trains(part) or v is None: continue
         if torch.is_tensor(v): yield k, '' if _adapting(part) else effect_hash(v)
         elif _plain(v): yield k, repr(v)
-        elif k[0] != '_' and hasattr(v, '__qualname__') or isinstance(v, partial): yield k, f'{_name(v)} {effect_hash(v)}'
+        elif k[0] != '_' and hasattr(v, '__qualname__') or isinstance(v, partial):
+            yield k, f'{_name(v)} {effect_hash(v)}'
     for k, b in part.named_buffers(recurse=False):
         if k not in kept and not b.is_meta and not _adapting(part): yield k, digest([_bytes(b)])
 

@@ -165,7 +165,7 @@ def made_words(attrs):
     if 'method' not in attrs: return ''
     options = ', '.join(f'{k} = {v}' for k, v in attrs.items() if k not in APART and isinstance(v, (int, float, str)))
     where = dict(samples='from {:,} samples', top='top {}', site='site {}', model='of {}')
-    told = [k for k in where if k in attrs and (k != 'samples' or isinstance(attrs[k], int))] # people may put in anything
+    told = [k for k in where if k in attrs and (k != 'samples' or isinstance(attrs[k], int))] # it may be anything
     words = ', '.join(where[k].format(attrs[k]) for k in told)
     return f'Made by {attrs["method"]}' + (f' ({options})' if options else '') + f' {words}.'
 

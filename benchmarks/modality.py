@@ -58,7 +58,7 @@ def main():
         del state
         store, opened = timed(lambda: open_store(path))
         table, typed = timed(lambda: modality_types(store))
-        _, one = timed(lambda: store.ds.isel(layer=3, neuron=77).load())
+        _, one = timed(lambda: store.ds.isel(layer=a.layers//2, neuron=a.width//2).load())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6
     print(f'{len(table):,} neurons x {a.top}: written in {wrote:.1f} s ({size/1e9:.2f} GB), '
           f'opened in {opened:.2f} s, one neuron in {one*1e3:.0f} ms,')

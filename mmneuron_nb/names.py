@@ -21,16 +21,20 @@ MODULES = ('vision', 'projector', 'resampler', 'qformer_query', 'qformer', 'lm',
 OF_TOKENS = ('lm', 'shared') # those that see all tokens of the language model; shared: experts for every token
 
 # %% ../nbs/api/01_names.ipynb #63c4504a
+def _number(x): # whole and not negative, maybe as text
+    if isinstance(x, str) and not (x.isascii() and x.isdigit()) or int(x) != float(x) or int(x) < 0: raise ValueError
+    return int(x)
+
 def parse_neuron(neuron):
     "`(module, layer, index)` from such a tuple or from its name, `lm.L20.U188`; raises `SiteError`."
     try:
         if isinstance(neuron, str):
             module, layer, unit = neuron.split('.')
-            if layer[0] != 'L' or unit[0] != 'U': raise ValueError
-            return module, int(layer[1:]), int(unit[1:])
+            if layer[0] != 'L' or unit[0] != 'U' or not module.isidentifier(): raise ValueError
+            return module, _number(layer[1:]), _number(unit[1:])
         module, layer, index = neuron
-        return str(module), int(layer), int(index)
-    except (ValueError, TypeError, IndexError) as e:
+        return str(module), _number(layer), _number(index)
+    except (ValueError, TypeError, IndexError, OverflowError) as e:
         raise SiteError(f'{neuron!r} names no neuron;', "write ('lm', 20, 188) or 'lm.L20.U188'.") from e
 
 # %% ../nbs/api/01_names.ipynb #d0f8e839

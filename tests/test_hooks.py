@@ -1,11 +1,13 @@
 """One mechanism for reading and changing, on every architecture: forward, generate, offloaded, compiled, wrapped."""
 import copy
+from collections import namedtuple
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
-from mmneuron_nb.errors import ModelError
+from mmneuron_nb.errors import ModelError, OptionError
 from mmneuron_nb.models.hooks import hooked
 from mmneuron_nb.models.points import STREAMS
 from mmneuron_nb.models.sites import SITES
@@ -166,3 +168,52 @@ def test_a_point_that_is_not_there_is_named():
     with pytest.raises(ModelError, match='whose width is 32 and not 31'):
         wrong = [replace(p, width=31) for p in vlm.points('block', 'lm')]
         with hooked(vlm.model, wrong, lambda p, x: None): vlm.forward(batch)
+
+class Wrapped(torch.nn.Module):
+    "A module whose output is packed, and unpacked behind it."
+    def __init__(self, inner, pack):
+        super().__init__()
+        self.inner, self.pack = inner, torch.nn.Identity()
+        self.pack.forward = pack
+    def forward(self, *args, **kw):
+        out = self.pack(self.inner(*args, **kw))
+        return tuple(out.values()) if isinstance(out, dict) else tuple(out)
+
+@pytest.mark.parametrize('kind', ['list', 'named tuple', 'dict', 'ModelOutput'])
+def test_outputs_of_every_kind(kind):
+    vlm = VLM(*tiny_llava(layers=2))
+    named = namedtuple('Attention', 'states weights')
+    pack = {'list': list, 'named tuple': lambda out: named(*out),
+            'dict': lambda out: dict(states=out[0], weights=out[1]),
+            'ModelOutput': lambda out: BaseModelOutput(last_hidden_state=out[0], attentions=(out[1],))}[kind]
+    batch, point = vlm.encode(SAMPLES), vlm.points('attention', 'lm', [0])[0]
+    plain = logits(vlm, batch)
+    layer = vlm.model.model.language_model.layers[0]
+    layer.self_attn = Wrapped(layer.self_attn, pack)
+    assert torch.equal(logits(vlm, batch), plain)
+    packed, seen = replace(point, path=point.path + '.pack'), []
+    with (hooked(vlm.model, [packed], lambda p, x: x*0),
+          hooked(vlm.model, [packed], lambda p, x: seen.append(x), reads=True)):
+        changed = logits(vlm, batch)
+    assert not torch.equal(changed, plain) and not seen[0].any()
+
+def test_gradients_at_what_was_put_in_place():
+    vlm = VLM(*tiny_llava(layers=2))
+    batch, points, kept, seen = vlm.encode(SAMPLES), vlm.points('mlp', 'lm'), {}, {}
+    vlm.model.requires_grad_(False)
+    with hooked(vlm.model, points, lambda p, x: kept.__setitem__(p, x), reads=True): logits(vlm, batch)
+    with (hooked(vlm.model, points, lambda p, x: kept[p]), # of a pass in inference mode
+          hooked(vlm.model, points, lambda p, x: seen.__setitem__(p, x), reads=True)):
+        out = vlm.forward(batch, grad=True).logits
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(out.square().sum(), list(seen.values())))
+    assert not any(x.requires_grad for x in kept.values())
+
+def test_an_end_token_of_ones_own_and_one_answer_each():
+    vlm = VLM(*tiny_llava())
+    alike = [replace(SAMPLES[0], id=s.id, image=s.image) for s in SAMPLES]
+    plain = vlm.generate(alike, 5, scores=True, min_new_tokens=5).ids
+    end = next(i for i in plain[0] if i not in plain[1])
+    ended = vlm.generate(alike, 5, scores=True, eos_token_id=end)
+    assert [len(i) for i in ended.ids] == [plain[0].index(end) + 1, 5] == [len(s) for s in ended.scores]
+    with pytest.raises(OptionError, match='one answer to each'):
+        vlm.answer(alike, 3, num_beams=2, num_return_sequences=2)

@@ -1,4 +1,7 @@
 """A recording made while something changes the model is never taken for one of the plain model."""
+import contextlib
+from functools import partial
+
 import pytest
 import torch
 
@@ -142,3 +145,51 @@ def test_a_number_beside_the_weights_is_another_model(vlm, tmp_path):
         with pytest.raises(StoreError, match='changes'): open_store(tmp_path/'run.zarr').attach(vlm, SAMPLES)
         setattr(part, name, before)
     open_store(tmp_path/'run.zarr').attach(vlm, SAMPLES)
+
+class Adapted(torch.nn.Module):
+    "What a LoRA keeps beside its weights: a factor by name, and a private switch."
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.scaling, self._disabled = inner, dict(lora=.5), False
+    def forward(self, x): return self.inner(x)*(1 if self._disabled else self.scaling['lora'])
+
+def _differs(vlm, batch, plain, known):
+    return not torch.equal(vlm.forward(batch).logits, plain), vlm.fingerprint() != known
+
+@pytest.mark.parametrize('what', ['class forward', 'tuple', 'same name', 'dict', 'private', 'training', 'autocast',
+                                  'attention'])
+def test_what_changes_the_logits_changes_the_fingerprint(vlm, what, monkeypatch):
+    layer = vlm.model.model.language_model.layers[0]
+    layer.mlp = Adapted(layer.mlp)
+    layer.self_attn.attention_dropout = .5 # of no effect before training
+    vlm = VLM(vlm.model, vlm.processor)
+    batch = vlm.encode(SAMPLES[:2])
+    plain, known = vlm.forward(batch).logits, vlm.fingerprint()
+    with contextlib.ExitStack() as stack:
+        if what == 'class forward':
+            monkeypatch.setattr(Adapted, 'forward', lambda self, x: self.inner(x))
+        elif what == 'tuple': vlm.model.get_submodule(vlm.points('patches')[0].path).padding = (1, 1)
+        elif what == 'same name':
+            kind = type(layer.mlp.inner.act_fn)
+            body = dict(forward=lambda self, x: x, __qualname__=kind.__qualname__, __module__=kind.__module__)
+            layer.mlp.inner.act_fn = type(kind.__name__, (torch.nn.Module,), body)()
+        elif what == 'dict': layer.mlp.scaling['lora'] = .25
+        elif what == 'private': layer.mlp._disabled = True
+        elif what == 'training': vlm.model.train()
+        elif what == 'autocast': stack.enter_context(torch.autocast('cpu', torch.bfloat16))
+        else:
+            from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
+            own = functions['sdpa']
+            monkeypatch.setitem(functions._global_mapping, 'sdpa', lambda *a, **kw: (own(*a, **kw)[0]*2, None))
+        assert _differs(vlm, batch, plain, known) == (True, True)
+
+def test_forwards_of_one_code_and_other_values_are_told_apart(vlm):
+    down = vlm.model.get_submodule(vlm.sites('lm')[0].down)
+    own, seen = down.forward, set()
+    def scaled(by, vector): return lambda x, by=by: own(x)*by + vector
+    for fn in (scaled(1., torch.zeros(32)), scaled(2., torch.zeros(32)), scaled(2., torch.full((32,), 1e-7)),
+               partial(lambda by, x: own(x)*by, 3.), partial(lambda by, x: own(x)*by, 4.)):
+        down.forward = fn
+        seen.add(str(vlm.fingerprint()['changes']))
+    del down.forward
+    assert len(seen) == 5

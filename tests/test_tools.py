@@ -142,6 +142,22 @@ def test_long_modules_are_remarked(project):
     p.write_text(p.read_text() + '\n' * 300)
     assert 'one.py: 3' in hygiene.lengths(project)[0]
 
+@pytest.mark.parametrize('folder', ('benchmarks', 'tests', 'tools'))
+def test_lines_that_are_too_long_are_caught(tmp_path, folder):
+    (tmp_path/folder).mkdir()
+    file, fits = tmp_path/folder/'a.py', 'x = 1 # '.ljust(120, 'x')
+    file.write_text(f'{fits}\n')
+    assert hygiene.fitting(tmp_path) == []
+    file.write_text(f'{fits}\n{fits}x\n')
+    assert hygiene.fitting(tmp_path) == [f'{folder}/a.py:2: 121 columns']
+
+def test_lines_of_notebooks_that_are_too_long_are_caught(tmp_path):
+    fits = 'x = 1 # '.ljust(120, 'x')
+    write(tmp_path/'nbs/a.ipynb', book(prose('x'*121), code(fits)))
+    assert hygiene.fitting(tmp_path) == []
+    write(tmp_path/'nbs/a.ipynb', book(code(f'{fits}x')))
+    assert len(hygiene.fitting(tmp_path)) == 1 and 'a.ipynb cell 0: 121 columns' in hygiene.fitting(tmp_path)[0]
+
 def test_readme_from_the_index(tmp_path):
     links = '[tour](tutorials/01_tour.ipynb) [web](https://x.org) [licence](https://x.org/repo/blob/main/LICENSE)'
     nb = book(code('#| hide\nimport secret', prints('secret')), prose(f'# Title\n\n> Line\n\n{links}\n\n## Export -'),

@@ -130,8 +130,8 @@ def lengths(root=ROOT):
     return [f'{n}: {lines} lines, think of splitting' for n, lines in long.items() if lines > 300]
 
 def fitting(root=ROOT):
-    "Complaints about lines that do not fit a notebook on a laptop; benchmarks are counted in a remark only."
-    return structure.long_lines(root, ('tests', 'tools'))
+    "Complaints about lines that do not fit a notebook on a laptop."
+    return structure.long_lines(root)
 
 CHECKS = {'notebooks are clean': notebooks, 'modules equal notebooks': modules,
           'README equals nbs/index.ipynb': front_page,

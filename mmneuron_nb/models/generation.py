@@ -68,6 +68,12 @@ def check_generation(options):
                           '`with hooked(vlm.model, vlm.sites("lm"), fn): vlm.generate(sample)`.',
                           option=k)
 
+# %% ../../nbs/api/models/08_generation.ipynb #67cb7573
+def _ends(model, options): # ids that end an answer
+    config = options.get('generation_config') or model.generation_config
+    end = options.get('eos_token_id', config.eos_token_id)
+    return {*(torch.as_tensor(end).reshape(-1).tolist() if end is not None else ())}
+
 # %% ../../nbs/api/models/08_generation.ipynb #9e4e0010
 class Generating:
     "The part of a `VLM` that speaks."
@@ -81,8 +87,7 @@ class Generating:
         own = dict(suppress_tokens=[self.image_token_id], pad_token_id=self.tokenizer.pad_token_id)
         with torch.inference_mode(), greedy(self.model):
             out = self.model.generate(**b.inputs, max_new_tokens=n, **own | options)
-        end = self.model.generation_config.eos_token_id
-        ends = {*(end if isinstance(end, list) else [end])}
+        ends = _ends(self.model, options)
         ids = new_tokens(b.inputs['input_ids'], getattr(out, 'sequences', out), ends)
         texts = [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         return Generation(texts, ids, _scores(out, ids))
@@ -114,5 +119,8 @@ class Generating:
         for group in alike.values(): # of one length: no pads, so that nobody's answer depends on the others
             for part in (group[k:k + batch_size] for k in range(0, len(group), batch_size)):
                 ids = self.generate_ids(collate(self, [e for _, e in part]), max_new_tokens, **options)
+                if len(ids) != len(part):
+                    raise OptionError('`answer` gives one answer to each sample, and these options several;',
+                                      'leave `num_return_sequences` out.', option='num_return_sequences')
                 out |= {n: append_answer(self, e, i) for (n, e), i in zip(part, ids)}
         return [out[n] for n in sorted(out)]

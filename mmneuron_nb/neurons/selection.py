@@ -56,7 +56,9 @@ def _from_table(table, where, weights): # DataFrame -> (index, weights or None)
 
 def _from_series(series): # -> (index, weights or None)
     if series.dtype == bool: return series.index[series.to_numpy()], None
-    return series.index, series if pd.api.types.is_numeric_dtype(series) else None
+    if pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series): return series.index, series
+    raise OptionError(f'The series holds {series.dtype}, neither True and False alone nor numbers;',
+                      'choose by a condition, such as table.type == "visual", or give its index.')
 
 # %% ../../nbs/api/neurons/03_selection.ipynb #aeb1747d
 def _is_file(given): return isinstance(given, Path) or isinstance(given, str) and given.endswith(SUFFIXES)
@@ -68,6 +70,9 @@ def _is_one(given): # a neuron, not several
 def _parsed(given, weights, where, label, module): # -> (index, weights or None), in the order given
     if where is not None and not isinstance(given, pd.DataFrame):
         raise OptionError(f'where={shown(where)} is for a table;', 'leave it out.', option='where')
+    if isinstance(weights, str) and not isinstance(given, pd.DataFrame):
+        raise OptionError(f'weights={weights!r} names a column of a table;', 'give the table, or weights=True.',
+                          option='weights')
     if _is_file(given): return _from_masks(load_masks(given), label, module), None
     if isinstance(given, pd.DataFrame): return _from_table(given, where, weights)
     if isinstance(given, pd.Series): return _from_series(given)
@@ -122,6 +127,7 @@ def as_neurons(given, # a name, a tuple, a list of them, index, Series, DataFram
 # %% ../../nbs/api/neurons/03_selection.ipynb #2e0fa207
 def by_site(neurons): # what `as_neurons` returns: an index, or a Series of weights
     "`{(module, layer): int64 indices}` in table order; of weights `{(module, layer): (indices, float64 weights)}`."
+    neurons = as_neurons(neurons, weights=isinstance(neurons, pd.Series)) # one span for each site
     index = neurons.index if isinstance(neurons, pd.Series) else neurons
     layer, neuron = (index.get_level_values(k).to_numpy().astype(np.int64) for k in INDEX[1:])
     module = index.get_level_values('module')

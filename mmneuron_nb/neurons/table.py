@@ -53,6 +53,8 @@ def check_index(index):
     if not numbers or not named or any((codes < 0).any() for codes in index.codes):
         raise OptionError('The index must hold a module as text, and layer and neuron as whole numbers:',
                           'make the table with modality_types(store).')
+    if any((level[codes] < 0).any() for level, codes in zip(index.levels[1:], index.codes[1:]) if len(level)):
+        raise OptionError('The index holds a negative number of a layer or a neuron;', 'count them from 0.')
     if index.has_duplicates:
         first = neuron_name(index[index.duplicated().argmax()])
         raise OptionError(f'Some neurons stand in the table twice, the first is {first}:',

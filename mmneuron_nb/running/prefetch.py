@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHOD', 'MAX_WAITING', 'TIMEOUT', 'worker_count', 'without_weights', 'pack', 'signals_wait', 'WorkerPool',
-           'Prefetcher']
+           'AheadOfModel', 'Prefetcher']
 
 # %% ../../nbs/api/running/00_prefetch.ipynb #8e8dc320
 import gc, multiprocessing as mp, os, pickle, queue, signal, sys, threading, time, warnings
@@ -144,30 +144,9 @@ class WorkerPool:
 MAX_WAITING = 256_000_000 # bytes of encoded samples that may wait
 TIMEOUT = 120             # seconds after which a silent worker is given up
 
-class Prefetcher:
-    "Iterate, inside `with`: `Encoded` samples in order, or the `Sample` itself where encoding is left to the caller."
-    def __init__(
-        self,
-        vlm,            # `VLM`
-        samples,        # `Sample`s; workers serve a list only
-        answer=True,    # as for `encode_one`
-        workers=0,      # processes; 0 leaves all samples to the caller
-        size=8,         # samples that the model takes at once
-        clock=None,     # a Counter, whose 'encode' gets the seconds of the workers
-        lock=None,      # an open file that only this process may hold
-    ):
-        self.vlm, self.samples, self.answer, self.clock, self.lock = vlm, samples, answer, clock, lock
-        self.workers = min(workers, max(0, len(samples) - 1)) if isinstance(samples, list) else 0
-        self.most, self.largest, self.next, self.pool = 2*size + workers, 1, 1, None
-
-    def __iter__(self):
-        for n, sample in enumerate(self.samples):
-            data = self._take(n) if n and self.workers else None
-            if not data: yield sample
-            else:
-                e, seconds = pickle.loads(data)
-                if self.clock is not None: self.clock['encode'] += seconds
-                yield replace(e, sample=sample)
+class AheadOfModel:
+    "Keeps workers busy with the samples that come next, until one of them fails."
+    pool, next, largest = None, 1, 1 # of workers; the sample that is asked for next; bytes of the largest answer so far
 
     def _take(self, n): # bytes of sample `n`; none, after a warning or without one, if this process has to encode it
         try:
@@ -196,6 +175,32 @@ class Prefetcher:
     def close(self):
         if self.pool is not None: self.pool.close()
         self.workers = 0
+
+# %% ../../nbs/api/running/00_prefetch.ipynb #716301c4
+class Prefetcher(AheadOfModel):
+    "Iterate, inside `with`: `Encoded` samples in order, or the `Sample` itself where encoding is left to the caller."
+    def __init__(
+        self,
+        vlm,            # `VLM`
+        samples,        # `Sample`s; workers serve a list only
+        answer=True,    # as for `encode_one`
+        workers=0,      # processes; 0 leaves all samples to the caller
+        size=8,         # samples that the model takes at once
+        clock=None,     # a Counter, whose 'encode' gets the seconds of the workers
+        lock=None,      # an open file that only this process may hold
+    ):
+        self.vlm, self.samples, self.answer, self.clock, self.lock = vlm, samples, answer, clock, lock
+        self.workers = min(workers, max(0, len(samples) - 1)) if isinstance(samples, list) else 0
+        self.most = 2*size + workers # samples that may be ahead
+
+    def __iter__(self):
+        for n, sample in enumerate(self.samples):
+            data = self._take(n) if n and self.workers else None
+            if not data: yield sample
+            else:
+                e, seconds = pickle.loads(data)
+                if self.clock is not None: self.clock['encode'] += seconds
+                yield replace(e, sample=sample)
 
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()

@@ -150,7 +150,7 @@ def neuron_counts(table):
     for m in table.index.unique('module'):
         part = table.loc[[m]]
         rows[m] = dict(neurons=len(part))
-        if 'type' not in part: continue
+        if list(part.columns).count('type') != 1: continue # none, or two of tables put side by side
         for t in TYPES:
             n = int((part['type'] == t).sum())
             rows[m][t] = f'{n:,} ({n/max(len(part), 1):.1%})'
@@ -165,7 +165,8 @@ def made_words(attrs):
     if 'method' not in attrs: return ''
     options = ', '.join(f'{k} = {v}' for k, v in attrs.items() if k not in APART and isinstance(v, (int, float, str)))
     where = dict(samples='from {:,} samples', top='top {}', site='site {}', model='of {}')
-    words = ', '.join(w.format(attrs[k]) for k, w in where.items() if k in attrs)
+    told = [k for k in where if k in attrs and (k != 'samples' or isinstance(attrs[k], int))] # it may be anything
+    words = ', '.join(where[k].format(attrs[k]) for k in told)
     return f'Made by {attrs["method"]}' + (f' ({options})' if options else '') + f' {words}.'
 
 # %% ../../nbs/api/views/07_tables.ipynb #4b31358f
@@ -176,7 +177,8 @@ def neuron_table_html(table):
     counts = table_html(neuron_counts(table), f'{len(table):,} neurons')
     head = table_html(pd.DataFrame(table).head(FIRST), f'The first {min(FIRST, len(table))} of {len(table):,} rows')
     rule, notes, samples = (table.attrs.get(k) for k in ('rule', 'notes', 'samples'))
-    words = [made_words(table.attrs), str(rule or ''), *map(str, notes or ())]
+    notes = [notes] if isinstance(notes, str) or not hasattr(notes, '__iter__') else notes
+    words = [made_words(table.attrs), str(rule or ''), *(str(n) for n in notes if n)]
     if 'type' in table and isinstance(samples, int): words.append(sample_words(samples))
     counts, head = (f'<div class="scroll">{part}</div>' for part in (counts, head))
     return view('A table of neurons', counts, soft(*words), head)

@@ -142,11 +142,11 @@ def parser():
     from mmneuron_nb import __version__
     what = 'Which neurons of a vision-language model see, read, or do both.'
     codes = 'Exit codes: 0 done, 1 an error in one sentence on stderr, 2 wrong arguments, 130 stopped by Ctrl-C.'
-    p = argparse.ArgumentParser('mmneuron', description=what, epilog=codes)
+    p = argparse.ArgumentParser('mmneuron', description=what, epilog=codes, allow_abbrev=False)
     p.add_argument('--version', action='version', version=f'mmneuron_nb {__version__}')
     sub, p.flags = p.add_subparsers(dest='command', required=True), {}
     for name, (add, what) in ADD.items():
-        q = sub.add_parser(name, help=what, description=what[0].upper() + what[1:] + '.')
+        q = sub.add_parser(name, help=what, description=what[0].upper() + what[1:] + '.', allow_abbrev=False)
         add(q)
         q.add_argument('--json', action='store_true', help='print one JSON object at the end, nothing else on stdout')
         q.add_argument('--quiet', action='store_true', help='no progress')

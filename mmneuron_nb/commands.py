@@ -148,7 +148,7 @@ def load_model(
 # %% ../nbs/api/90_commands.ipynb #55e9f47a
 def _drawn(number, limit, seed): # the scenes of 'scenes:NUMBER'
     from mmneuron_nb import scenes
-    if not (number.isascii() and number.isdigit()):
+    if not (number.isascii() and number.isdigit() and int(number)):
         words = f'scenes:{number} does not say how many scenes;' if number else 'scenes needs their number;'
         raise OptionError(words, "write 'scenes:400' for 400 of them.", option='data')
     return scenes.make(int(number), seed=1 if seed is None else seed)[:limit]
@@ -248,7 +248,9 @@ def report_command(
     from mmneuron_nb import open_store
     from mmneuron_nb.views.report import write_report
     if (model is None) != (data is None):
-        raise OptionError('A model without data, or data without a model;', 'give both, or none.', option='model')
+        have, want = ('model', 'data') if data is None else ('data', 'model')
+        raise OptionError(f'Pictures and words need model and data, and `{want}` is missing;',
+                          'give both, as in the recording, or none.', option=have)
     store = open_store(store)
     if model is not None:
         vlm = load_model(model, dtype, device, progress)

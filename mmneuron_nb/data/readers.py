@@ -31,6 +31,7 @@ def folder(path, # a folder, searched with its subfolders
 
     In the order of their names; hidden files are left alone. Format: `a/cat.jpg`, and, where the answer is known,
     `a/cat.txt` with it."""
+    if not Path(path).is_dir(): raise SampleError(f'There is no folder {str(path)!r};', 'correct its path.')
     find = ImageFolder(path)
     files = (f.relative_to(path) for f in Path(path).rglob('*') if f.suffix.lower() in _PICTURES)
     names = sorted(f.as_posix() for f in files if not any(part.startswith('.') for part in f.parts))

@@ -70,7 +70,8 @@ def steady(vlm, batch):
         yield
         return
     rows = {m: _rows(lay, len(batch)) for m, lay in batch.layouts.items()}
-    makers = {s.act: lambda fn, r=rows[m]: in_blocks(fn, r) for m in rows for s in vlm.sites() if s.module == m and s.act}
+    acts = [s for s in vlm.sites() if s.module in rows and s.act]
+    makers = {s.act: lambda fn, r=rows[s.module]: in_blocks(fn, r) for s in acts}
     if any(sum(r) < SHORT for r in rows.values()): makers |= {path: filled for path in _linear(vlm.model)}
     n, shortest = torch.get_num_threads(), min(_tile(vlm), *(lay.roles.shape[1] for lay in batch.layouts.values()))
     try:

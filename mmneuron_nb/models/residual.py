@@ -76,8 +76,8 @@ def check_layer(vlm, site, neurons, seen, layer):
     shown = [d for d in seen.values() if d.shape == given.shape and d.abs().max() > 0]
     best = min((_off(f, d) for f in forms for d in shown), default=float('inf'))
     if best > 10*tolerance(vlm):
-        raise ModelError(f'{site.module} layer {site.layer}: what the neurons of {site.mlp} give and what the layer lacks '
-                         f'without them differ by {best:.3g} of the largest number;',
+        raise ModelError(f'{site.module} layer {site.layer}: what the neurons of {site.mlp} give and what the layer '
+                         f'lacks without them differ by {best:.3g} of the largest number;',
                          "name the right MLPs: `Adapter(..., modules=dict(lm='path'), skip=(...))`.")
     return best
 

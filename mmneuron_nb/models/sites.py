@@ -78,7 +78,8 @@ def inside(path, root):
 
 def layer_list(model, root, n):
     "Paths of the `n` layers inside the part at `root`: the first list of that length, the outermost; [] if none."
-    lists = [p for p, m in model.named_modules() if inside(p, root) and type(m).__name__ == 'ModuleList' and len(m) == n]
+    is_list = lambda m: type(m).__name__ == 'ModuleList' and len(m) == n
+    lists = [p for p, m in model.named_modules() if inside(p, root) and is_list(m)]
     path = min(lists, key=lambda p: p.count('.'), default=None)
     return [] if path is None else [f'{path}.{i}' for i in range(n)]
 
@@ -198,7 +199,7 @@ class Structure:
 
 # %% ../../nbs/api/models/00b_sites.ipynb #bf215701
 def find_structure(model, adapter):
-    "The `Structure` of a transformers model; raises `ModelError` if its language model has no neurons that can be read."
+    "The `Structure` of a transformers model; raises `ModelError` if no MLPs are found in its language model."
     eye, lm, config = encoder_path(model), path_of(model, model.get_decoder()), model.config.get_text_config()
     layers = [] if 'lm' in adapter.modules else layer_list(model, lm, getattr(config, 'num_hidden_layers', 0))
     mlps, left = sort_families(model, lm, eye, adapter.modules, adapter.skip, layers)

@@ -169,7 +169,8 @@ class VLM(Running, Generating, Checking, Describing, Loading, ShownBy):
         chat = self.adapter.chat and find_template(processor)
         self.template = template or chat or self.adapter.template or replace(CHAT, before=f'USER: {mark}\n')
         found = find_structure(self.model, self.adapter)
-        self._sites, self.cls, self.layers, self.left_out = found.sites, found.class_tokens, found.layers, found.left_out
+        self._sites, self.cls = found.sites, found.class_tokens
+        self.layers, self.left_out = found.layers, found.left_out # paths; what is not recorded, and why
         self.as_taken = attributes(self.model) # what was changed since belongs to the fingerprint
 
     @property

@@ -83,7 +83,8 @@ def few_words(table): # with the columns type, n, few_words
     some = int((unknown & (2*table.few_words > table.n)).sum())
     if not some: return ''
     return (f'{some:,} of {int(unknown.sum()):,} unknown neurons have a word above the threshold '
-            'in most of their top samples, but not enough words (column few_words): n_t=0 counts these as text.')
+            'in most of their top samples, but not enough words (column few_words). In Python, '
+            '`modality_types(store, n_t=0)` counts one word as enough, which moves many neurons of all types.')
 
 # %% ../../nbs/api/neurons/01_modality.ipynb #8a0cefdb
 def _layer_types(ds, # Dataset of one module with one layer, in memory

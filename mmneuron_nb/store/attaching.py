@@ -27,7 +27,8 @@ def recorded_samples(store, samples):
     "`{id: sample}` of `samples`; raises `StoreError` if a recorded one is missing or differs."
     by_id = {s.id: s for s in listed(samples)}
     if (lost := [i for i in store.ids if i not in by_id]):
-        raise StoreError(f'{len(lost)} recorded samples are not among those given (for example {lost[0]!r});',
+        raise StoreError(f'{len(lost)} of the {len(store.ids)} recorded samples are not among the {len(by_id)} given '
+                         f'(for example {lost[0]!r});',
                          'pass the samples of the recording.')
     for i in store.ids:
         if sample_hash(by_id[i]) != store.manifest['data']['samples'][str(i)]:

@@ -107,6 +107,7 @@ def lost_manifest(path):
 # %% ../../nbs/api/store/02_files.ipynb #f3adc04e
 def read_manifest(path):
     "The manifest of the store at `path`; raises `StoreError` saying what is there instead."
+    path = path.absolute() # '.' has no name
     manifest, part = read_sealed(path/'manifest.json'), path.with_name(path.name + '.partial')
     if manifest and manifest.get('format') == 1: return manifest
     if manifest:

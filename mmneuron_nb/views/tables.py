@@ -140,7 +140,8 @@ def vlm_facts(vlm):
 def vlm_html(vlm):
     "A `VLM`: modules, layers, widths, dtype, device, parameters, adapter."
     table = table_html(vlm_neurons(vlm), 'Neurons that can be recorded')
-    return view('A vision-language model', facts(vlm_facts(vlm)), f'<div class="scroll">{table}</div>',
+    left = [soft(f'Not recorded: {f}.') for f in vlm.left_out]
+    return view('A vision-language model', facts(vlm_facts(vlm)), f'<div class="scroll">{table}</div>', *left,
                 soft('Next: vlm.check(), vlm.describe(), record(vlm, samples, out="run.zarr").'))
 
 # %% ../../nbs/api/views/07_tables.ipynb #f43ea689

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from ..errors import ExtraMissing, ModelError, OptionError, WorkerError, extra, shown
+from ..models.fingerprint import attributes
 from ..models.vlm import VLM
 from .local import Run, run_local
 from ..running.batching import sample_hash
@@ -157,6 +158,7 @@ def arrive(
         vlm = torch.load(io.BytesIO(data), map_location='cuda' if gpu else 'cpu', weights_only=False)
         # transformers notes what a class can do when one is made, not when one arrives
         with torch.device('meta'): type(vlm.model)(deepcopy(vlm.config))
+        vlm.as_taken = attributes(vlm.model) # a model with changes is not sent
     if not isinstance(vlm, VLM):
         raise ModelError(f'`load` returned {shown(vlm)}, not a `VLM`;',
                          'return one, such as `VLM.from_pretrained(path)`.')
@@ -198,10 +200,11 @@ class Recorder:
         "Make the model; the name of its device. Raises `ModelError` if it is another one."
         if os.path.isdir(self.home): os.chdir(self.home)
         self.vlm = arrive(data=data, **self.model)
-        for k, have in identity(self.vlm.fingerprint()).items():
-            if have != self.want[k]:
-                raise ModelError(f'The model on {platform.node()} has another {k} ({have}, not {self.want[k]});',
-                                 'use one model and the same versions everywhere.')
+        have = identity(self.vlm.fingerprint())
+        for k in self.want | have:
+            if have.get(k) == self.want.get(k): continue
+            raise ModelError(f'The model on {platform.node()} has another {k} ({have.get(k)}, not {self.want.get(k)});',
+                             'use one model and the same versions everywhere.')
         self._clear()
         return str(self.vlm.device)
 

@@ -41,7 +41,11 @@ def widths(config):
     "`(layers, {widths})` of the language model, as its configuration says."
     text = config.get_text_config()
     named = {k: v for k, v in text.to_dict().items() if any(w in k for w in WIDE)}
-    return getattr(text, 'num_hidden_layers', None), set().union(*map(numbers, named.values()))
+    out = set().union(*map(numbers, named.values()))
+    if getattr(text, 'block_auto_adjust_ff_dim', False): # LFM2: two thirds, rounded up
+        step = text.block_multiple_of
+        out |= {-(-(2*w//3)//step)*step for w in out}
+    return getattr(text, 'num_hidden_layers', None), out
 
 def times(width, allowed):
     "Is a width one of these, or a whole multiple of one (several shared experts are one MLP)?"

@@ -120,9 +120,9 @@ def around(model):
     kinds = {getattr(getattr(m, 'config', None), '_attn_implementation', None) for m in model.modules()}
     given = [(k, functions[k]) for k in sorted(k for k in kinds if isinstance(k, str)) if k in functions]
     out = [(f'attention {k}', effect_hash(fn)) for k, fn in given if not _trusted(fn)]
-    device = next(model.parameters()).device.type
-    on = device != 'meta' and torch.is_autocast_enabled(device)
-    return out + [('autocast', str(torch.get_autocast_dtype(device)))]*on
+    devices = {p.device.type for p in model.parameters()} - {'meta'} # there lie the weights that are kept elsewhere
+    on = [d for d in sorted(devices | {'cpu'}) if torch.is_autocast_enabled(d)]
+    return out + [('autocast', f'{d} {torch.get_autocast_dtype(d)}') for d in on]
 
 # %% ../../nbs/api/models/10_fingerprint.ipynb #f190000f
 def changes_of(

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 import torch
 from ..errors import ModelError
-from .hooks import PLAIN, _code_text, _name, _trusted, effect_hash, effect_text, open_changes
+from .effects import PLAIN, code_text, effect_hash, effect_text, name_of, of_libraries, tensor_bytes
+from .hooks import open_changes
 
 # %% ../../nbs/api/models/10_fingerprint.ipynb #f1900006
 def digest(chunks):
@@ -20,8 +21,6 @@ def digest(chunks):
     h = hashlib.blake2b(digest_size=16)
     for c in chunks: h.update(c)
     return h.hexdigest()
-
-def _bytes(t): return memoryview(t.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
 
 # %% ../../nbs/api/models/10_fingerprint.ipynb #f1900009
 def offloaded(model):
@@ -39,7 +38,7 @@ def weights_hash(model):
     "Hash of all weights: names, shapes, dtypes and bytes."
     state = model.state_dict() | offloaded(model)
     head = lambda k: f'{k}{tuple(state[k].shape)}{state[k].dtype}'.encode()
-    return digest(chunk for k in sorted(state) for chunk in (head(k), _bytes(state[k])))
+    return digest(chunk for k in sorted(state) for chunk in (head(k), tensor_bytes(state[k])))
 
 # %% ../../nbs/api/models/10_fingerprint.ipynb #f190000c
 VOLATILE = {'_name_or_path', 'transformers_version', 'dtype', 'torch_dtype', 'architectures', '_attn_implementation',
@@ -76,7 +75,7 @@ def _plain(v): # a number, a word, or a container of nothing else
 def _methods_hash(kind): # of the functions that a class brings itself, with those under their decorators
     def code(fn):
         fn = inspect.unwrap(fn)
-        return effect_text(getattr(fn, '__code__', None) and (fn.__module__, _code_text(fn.__code__)))
+        return effect_text(getattr(fn, '__code__', None) and (fn.__module__, code_text(fn.__code__)))
     own = {k: code(v) for k, v in sorted(vars(kind).items()) if inspect.isfunction(v)}
     return digest([repr((own, code(kind.forward))).encode()])[:8]
 
@@ -91,9 +90,9 @@ def _own(part, kept): # (name, text) of what one module holds; `kept`: names tha
         if torch.is_tensor(v): yield k, '' if _adapting(part) else effect_hash(v)
         elif _plain(v): yield k, repr(v)
         elif k[0] != '_' and hasattr(v, '__qualname__') or isinstance(v, partial):
-            yield k, f'{_name(v)} {effect_hash(v)}'
+            yield k, f'{name_of(v)} {effect_hash(v)}'
     for k, b in part.named_buffers(recurse=False):
-        if k not in kept and not b.is_meta and not _adapting(part): yield k, digest([_bytes(b)])
+        if k not in kept and not b.is_meta and not _adapting(part): yield k, digest([tensor_bytes(b)])
 
 def attributes(model):
     "{path: text} of the numbers, words, functions, methods and buffers of the modules that `state_dict` does not hold."
@@ -119,7 +118,7 @@ def around(model):
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
     kinds = {getattr(getattr(m, 'config', None), '_attn_implementation', None) for m in model.modules()}
     given = [(k, functions[k]) for k in sorted(k for k in kinds if isinstance(k, str)) if k in functions]
-    out = [(f'attention {k}', effect_hash(fn)) for k, fn in given if not _trusted(fn)]
+    out = [(f'attention {k}', effect_hash(fn)) for k, fn in given if not of_libraries(fn)]
     devices = {p.device.type for p in model.parameters()} - {'meta'} # there lie the weights that are kept elsewhere
     on = [d for d in sorted(devices | {'cpu'}) if torch.is_autocast_enabled(d)]
     return out + [('autocast', f'{d} {torch.get_autocast_dtype(d)}') for d in on]
